@@ -1,0 +1,47 @@
+# Needs python3 (3.11 or later), make and the package registries; everything else is installed in .venv.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.lock)
+
+.PHONY: help install demo test lint types imports unit lock clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "framewatch needs Python 3.11 or later, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+install: $(STAMP)  ## create .venv from the hash-pinned lock
+
+demo: $(STAMP)  ## train on the room footage, export, run a worker against a real Kafka, show the alerts
+	@$(BIN)/python -m deploy.demo
+
+test: lint types imports unit  ## linters, types, import contracts, unit and integration tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+imports: $(STAMP)
+	$(BIN)/lint-imports
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest
+
+lock: $(STAMP)  ## resolve pyproject.toml into requirements.lock again
+	$(BIN)/uv pip compile --quiet --universal --all-extras --generate-hashes --no-annotate --no-header \
+	    pyproject.toml --output-file requirements.lock
+
+clean:  ## remove what the targets made
+	rm -rf .venv .cache demo-out dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,204 @@
+"""The alert as it stands on the wire: CloudEvents 1.0 in the Kafka binding's structured mode, data in JSON.
+
+Sources: CloudEvents 1.0.2 specification; its Kafka protocol binding, section 3.3; its JSON format. The JSON Schema of
+an alert is committed as ``docs/schemas/alert.v1.json`` and made by ``python -m contract.alert``.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from pydantic import Field
+
+from contract.event import RULE_VERSION, Transition
+from contract.scoring import Box, Severity
+from contract.settings import FrozenModel
+
+CONTENT_TYPE: Final = "application/cloudevents+json; charset=UTF-8"
+SCHEMA_PATH: Final = "docs/schemas/alert.v1.json"
+CAMERA_ID_PATTERN: Final = r"^[A-Za-z0-9._-]{1,128}$"
+
+AlertType = Literal["framewatch.anomaly.started.v1", "framewatch.anomaly.updated.v1", "framewatch.anomaly.ended.v1"]
+
+
+class Picture(FrozenModel):
+    """A JPEG that travels inside the alert."""
+
+    content_type: Literal["image/jpeg"] = "image/jpeg"
+    """Media type."""
+
+    height: int = Field(ge=1)
+    """Rows, pixels."""
+
+    width: int = Field(ge=1)
+    """Columns, pixels."""
+
+    base64: str
+    """The file, base64 (RFC 4648 section 4)."""
+
+
+class FrameReference(FrozenModel):
+    """Where frames of the event stand on the frames topic."""
+
+    topic: str
+    """Topic; the clip's name where the frames did not come from Kafka."""
+
+    partition: int = Field(ge=0)
+    """Partition."""
+
+    first_offset: int = Field(ge=0)
+    """Offset of the event's first frame."""
+
+    peak_offset: int = Field(ge=0)
+    """Offset of the frame with the highest score so far; snapshot and heat map show it."""
+
+    last_offset: int = Field(ge=0)
+    """Offset of the event's last anomalous frame so far."""
+
+
+class BundleReference(FrozenModel):
+    """The model that scored the frames."""
+
+    name: str
+    """Name of the bundle."""
+
+    version: str
+    """Version of the bundle."""
+
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    """Digest of its manifest, which holds the digests of its files."""
+
+
+class AnomalyData(FrozenModel):
+    """What an anomaly alert says."""
+
+    event_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    """Same in every alert of one event, and again when the frames are replayed."""
+
+    camera_id: str = Field(pattern=CAMERA_ID_PATTERN)
+    """Key of the frames."""
+
+    started_at_ms: int
+    """Capture time of the first anomalous frame, ms since 1970."""
+
+    peak_at_ms: int
+    """Capture time of the frame with the highest score so far, ms since 1970."""
+
+    ended_at_ms: int | None
+    """Capture time of the last anomalous frame, ms since 1970; null until the event has ended."""
+
+    peak_score: float
+    """Highest anomaly score so far."""
+
+    threshold: float
+    """Score from which a frame is anomalous."""
+
+    p_value: float = Field(ge=0, le=1)
+    """Probability that a normal frame scores as high as the peak."""
+
+    severity: Severity
+    """How much rarer than the threshold the peak is."""
+
+    anomalous_area_percent: float = Field(ge=0, le=100)
+    """Share of the peak frame that is anomalous, percent."""
+
+    boxes: tuple[Box, ...]
+    """Anomalous places in the peak frame, largest first."""
+
+    heat_map: Picture | None
+    """The peak frame's anomaly map, coloured; null where it would be too large."""
+
+    snapshot: Picture | None
+    """The peak frame; null where it would be too large: read it at ``frames.peak_offset``."""
+
+    frames: FrameReference
+    """Where the frames stand."""
+
+    bundle: BundleReference
+    """The model."""
+
+    rule_version: str
+    """Version of the rule that made events of scores."""
+
+
+class Alert(FrozenModel):
+    """One alert, a CloudEvent."""
+
+    specversion: Literal["1.0"] = "1.0"
+    """CloudEvents version."""
+
+    id: str
+    """Event id, transition and number of the update; equal ids are the same alert sent twice."""
+
+    source: str
+    """``/framewatch/TOPIC/PARTITION`` that the frames came from."""
+
+    type: AlertType
+    """What happened."""
+
+    subject: str = Field(pattern=CAMERA_ID_PATTERN)
+    """Camera id."""
+
+    time: datetime
+    """Capture time of the frame at which it happened."""
+
+    datacontenttype: Literal["application/json"] = "application/json"
+    """Media type of the data."""
+
+    data: AnomalyData
+    """What it says."""
+
+    def to_json(self) -> bytes:
+        """The value of the Kafka record, UTF-8 JSON; the same alert gives the same bytes."""
+        return self.model_dump_json().encode()
+
+
+def make_event_id(topic: str, partition: int, first_offset: int, camera_id: str, bundle_digest: str) -> str:
+    """Name an event by where its first frame stands, the model and the rule: 32 hexadecimal digits."""
+    text = json.dumps([topic, partition, first_offset, camera_id, bundle_digest, RULE_VERSION])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def make_alert(transition: Transition, update: int, at_ms: int, data: AnomalyData) -> Alert:
+    """Wrap what is said in a CloudEvent.
+
+    Args:
+        transition: What happened.
+        update: Number of the update, 0 where it is none.
+        at_ms: Capture time of the frame at which it happened, ms since 1970.
+        data: What is said.
+    """
+    suffix = f"{transition}.{update}" if transition == "updated" else transition
+    return Alert.model_validate(
+        {
+            "id": f"{data.event_id}.{suffix}",
+            "source": f"/framewatch/{data.frames.topic}/{data.frames.partition}",
+            "type": f"framewatch.anomaly.{transition}.v1",
+            "subject": data.camera_id,
+            "time": utc(at_ms),
+            "data": data,
+        }
+    )
+
+
+def utc(milliseconds: int) -> datetime:
+    """Milliseconds since 1970 as a time in UTC; those beyond year 9999 or before year 1 give the nearest bound."""
+    bounded = min(max(milliseconds, -62_135_596_800_000), 253_402_300_799_000)
+    return datetime.fromtimestamp(bounded // 1000, UTC).replace(microsecond=bounded % 1000 * 1000)
+
+
+def alert_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of an alert."""
+    schema = Alert.model_json_schema(mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "Framewatch alert, version 1",
+    }
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(json.dumps(alert_schema(), indent=2) + "\n")

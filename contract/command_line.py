@@ -1,0 +1,58 @@
+"""How every command of the project ends: its exit code, and one line for a mistake."""
+
+import errno
+import os
+import sys
+
+import typer
+from typer.exceptions import TyperException
+
+from contract.errors import FramewatchError
+
+DONE, FAILED, MISTAKE = 0, 1, 2
+INTERRUPTED = 130
+
+
+def run_command_line(app: typer.Typer, program: str, arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Prints one line to standard error for a mistake of the caller's (2), for a failure that was foreseen (1)
+    and for Ctrl-C (130). A defect of the program still shows its traceback.
+
+    Args:
+        app: The Typer application.
+        program: Name shown in messages.
+        arguments: Command line without the program's name; ``sys.argv`` where None.
+    """
+    try:
+        result = app(args=arguments, prog_name=program, standalone_mode=False)
+    except FramewatchError as error:
+        return _complain(program, str(error), error.exit_code)
+    except TyperException as error:
+        message = error.format_message()
+        return _complain(program, f"{message.rstrip('.')}; see {program} --help", MISTAKE) if message else MISTAKE
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain(program, "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has gone, as with `| head`; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        if error.errno not in {
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EACCES,
+            errno.EROFS,
+            errno.EPERM,
+            errno.EFBIG,
+        }:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        return _complain(program, f"cannot write{where}: {error.strerror}", FAILED)
+    return result if isinstance(result, int) else DONE
+
+
+def _complain(program: str, message: str, code: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"{program}: {' '.join(message.split())}\n")
+    return code

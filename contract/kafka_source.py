@@ -1,0 +1,141 @@
+"""A time range of one camera's frames, read from what a topic still holds."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from contract.errors import BrokerUnavailableError, ConfigError, FootageError
+from contract.source import Clip, SourceFrame
+
+_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
+CAMERA_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_KEYS: Final = {"camera", "from", "to"}
+_REQUEST_TIMEOUT_MS: Final = 15_000
+_IDLE_TIMEOUT_MS: Final = 15_000
+
+
+@dataclass(frozen=True)
+class KafkaClip(Clip):
+    """One camera's frames between two times, in the order of their offsets.
+
+    Attributes:
+        bootstrap_servers: ``HOST:PORT`` of a broker.
+        topic: Topic of frames.
+        name: Camera id; it is the clip's name.
+        from_ms: First record timestamp wanted, ms since 1970; None for the oldest held.
+        to_ms: Record timestamp to stop before, ms since 1970; None for what the topic holds when reading starts.
+    """
+
+    bootstrap_servers: str
+    topic: str
+    name: str
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+    def frames(self) -> Iterator[SourceFrame]:
+        """Read the range; blocks while the broker answers slowly, commits nothing, joins no group.
+
+        Raises:
+            BrokerUnavailableError: No broker answers.
+            FootageError: The topic is unknown, or stops giving records before the range's end.
+        """
+        try:
+            consumer = KafkaConsumer(
+                bootstrap_servers=self.bootstrap_servers,
+                enable_auto_commit=False,
+                group_id=None,
+                request_timeout_ms=_REQUEST_TIMEOUT_MS,
+                bootstrap_timeout_ms=_REQUEST_TIMEOUT_MS,
+                max_partition_fetch_bytes=16 * 2**20,
+                consumer_timeout_ms=_IDLE_TIMEOUT_MS,
+            )
+        except KafkaError as error:
+            raise BrokerUnavailableError(
+                f"no Kafka broker answers at {self.bootstrap_servers}; is it running?"
+            ) from error
+        try:
+            yield from self._read(consumer)
+        except KafkaError as error:
+            raise FootageError(f"topic {self.topic}: {error}") from error
+        finally:
+            consumer.close()
+
+    def _read(self, consumer: KafkaConsumer) -> Iterator[SourceFrame]:
+        numbers = consumer.partitions_for_topic(self.topic)
+        if not numbers:
+            raise FootageError(f"topic {self.topic} is not on the broker {self.bootstrap_servers}")
+        partitions = [TopicPartition(self.topic, number) for number in sorted(numbers)]
+        index = 0
+        for partition in partitions:
+            # One partition after another: a camera's frames are all in one, unless partitions were added since.
+            consumer.assign([partition])
+            for record in self._read_partition(consumer, partition):
+                yield SourceFrame(index, record[0], record[1])
+                index += 1
+
+    def _read_partition(self, consumer: KafkaConsumer, partition: TopicPartition) -> Iterator[tuple[int, bytes]]:
+        end = consumer.end_offsets([partition])[partition]
+        start = consumer.beginning_offsets([partition])[partition]
+        if self.from_ms is not None:
+            found = consumer.offsets_for_times({partition: self.from_ms})[partition]
+            start = found.offset if found is not None else end
+        if start >= end:
+            return
+        consumer.seek(partition, start)
+        for record in consumer:
+            late = self.to_ms is not None and record.timestamp >= self.to_ms
+            if not late and record.value and record.key == self.name.encode():
+                yield record.timestamp, record.value
+            if record.offset >= end - 1:
+                return
+        position = consumer.position(partition)
+        if position < end:
+            raise FootageError(f"{self.topic}[{partition.partition}]@{position}: no record for {_IDLE_TIMEOUT_MS} ms")
+
+
+def parse_kafka_source(source: str) -> KafkaClip:
+    """Read ``kafka://HOST:PORT/TOPIC?camera=ID&from=TIME&to=TIME``; times are ISO 8601 or ms since 1970.
+
+    Raises:
+        ConfigError: The address is not written so.
+    """
+    expected = "expected kafka://HOST:PORT/TOPIC?camera=ID&from=TIME&to=TIME"
+    try:
+        parts = urlsplit(source)
+        host, port = parts.hostname, parts.port
+        query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError as error:
+        raise ConfigError(f"SOURCE {source}: {error}; {expected}") from error
+    topic = parts.path.removeprefix("/")
+    if parts.username or parts.password:
+        raise ConfigError(f"SOURCE kafka://…@{host}: no password may stand in an address; {expected}")
+    if not host or not port or not _TOPIC.fullmatch(topic) or parts.fragment:
+        raise ConfigError(f"SOURCE {source}: {expected}")
+    unknown = sorted(query.keys() - _KEYS) or sorted(key for key, values in query.items() if len(values) != 1)
+    if unknown:
+        raise ConfigError(f"SOURCE {source}: {unknown[0]!r} is not known or stands twice; {expected}")
+    camera = query.get("camera", [""])[0]
+    if not CAMERA_ID.fullmatch(camera):
+        raise ConfigError(f"SOURCE {source}: camera={camera!r} is not 1 to 128 of A-Z a-z 0-9 . _ -; {expected}")
+    from_ms, to_ms = (_parse_time(source, query[key][0]) if key in query else None for key in ("from", "to"))
+    if from_ms is not None and to_ms is not None and from_ms >= to_ms:
+        raise ConfigError(f"SOURCE {source}: from= must be earlier than to=")
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return KafkaClip(address, topic, camera, from_ms, to_ms)
+
+
+def _parse_time(source: str, text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= 15:
+        return int(text)
+    try:
+        # '+' of a time zone means a space in a query string.
+        moment = datetime.fromisoformat(text.replace(" ", "+"))
+    except ValueError as error:
+        raise ConfigError(f"SOURCE {source}: {text!r} is no ISO 8601 time and no milliseconds since 1970") from error
+    return round(moment.astimezone().timestamp() * 1000)

@@ -1,0 +1,167 @@
+"""ONNX Runtime sessions of a bundle: the one place that chooses a provider and runs a graph."""
+
+import logging
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from contract.errors import BundleError, ConfigError, FramewatchError
+from contract.manifest import Bundle
+from contract.scoring import FloatArray
+
+Provider = Literal["auto", "cuda", "cpu"]
+
+_CUDA: Final = "CUDAExecutionProvider"
+_CPU: Final = "CPUExecutionProvider"
+_ERRORS_ONLY: Final = 3
+_log = logging.getLogger(__name__)
+
+
+def gpu_present() -> bool:
+    """Whether the machine shows an NVIDIA device."""
+    return Path("/dev/nvidiactl").exists() or Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists()
+
+
+def open_session(
+    model: bytes, provider: Provider, threads: int = 0, where: str = "model"
+) -> onnxruntime.InferenceSession:
+    """Open a session on the provider asked for, never silently on another.
+
+    Args:
+        model: A serialized ONNX model without external data.
+        provider: ``cuda``, ``cpu``, or ``auto`` for CUDA where a device is present and CPU elsewhere.
+        threads: Threads within an operator on CPU; 0 for one a core.
+        where: Name of the model in messages.
+
+    Raises:
+        ConfigError: CUDA was asked for, or a device is present, and the CUDA provider did not load.
+        BundleError: ONNX Runtime refuses the model.
+    """
+    cuda = provider == "cuda" or (provider == "auto" and gpu_present())
+    if cuda:
+        # Finds CUDA's and cuDNN's libraries among the installed Python packages.
+        onnxruntime.preload_dlls()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=[_CUDA, _CPU] if cuda else [_CPU])
+    except Exception as error:
+        raise BundleError(f"{where}: ONNX Runtime refuses it: {_first_line(error)}") from error
+    if cuda and session.get_providers()[0] != _CUDA:
+        raise ConfigError(
+            "provider: CUDA did not load; check the driver and install framewatch[cuda], or set provider to cpu"
+        )
+    return session
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0][:200]
+
+
+class Detector:
+    """The bundle's detector graph, verified and ready.
+
+    Attributes:
+        bundle: The bundle it came from.
+        provider: ``cuda`` or ``cpu``, whichever runs it.
+    """
+
+    def __init__(self, bundle: Bundle, provider: Provider = "auto", threads: int = 0) -> None:
+        """Open the graph, compare its inputs and outputs with the manifest, and score one black frame.
+
+        Raises:
+            BundleError: The graph is refused, has other names, types or shapes, or gives what is not finite.
+            ConfigError: The provider asked for cannot be had.
+        """
+        self.bundle = bundle
+        preprocessing, shape = bundle.manifest.preprocessing, bundle.manifest.shape
+        where = str(bundle.folder / "detector.onnx")
+        self._session = open_session(bundle.read_graph("detector.onnx"), provider, threads, where)
+        self.provider: Literal["cuda", "cpu"] = "cuda" if self._session.get_providers()[0] == _CUDA else "cpu"
+        self.input_shape = (
+            shape.clip_frames, preprocessing.height, preprocessing.width, preprocessing.channels,
+        )  # fmt: skip
+        _expect(where, self._session.get_inputs(), [("frames", "tensor(uint8)", self.input_shape)])
+        _expect(
+            where,
+            self._session.get_outputs(),
+            [("anomaly_score", "tensor(float)", ()), ("anomaly_map", "tensor(float)", shape.anomaly_map)],
+        )
+        score, anomaly_map = self.score(np.zeros((1, *self.input_shape), np.uint8))
+        if anomaly_map.shape != (1, *shape.anomaly_map) or score.shape != (1,):
+            raise BundleError(f"{where}: the map has shape {anomaly_map.shape[1:]}, manifest says {shape.anomaly_map}")
+
+    def score(self, frames: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
+        """Score clips of frames.
+
+        Args:
+            frames: uint8 of shape (batch, clip_frames, height, width, channels).
+
+        Returns:
+            Scores, float32 of shape (batch,), and maps, float32 of shape (batch, rows, columns).
+
+        Raises:
+            BundleError: A score is not finite: the model is broken.
+            FramewatchError: ONNX Runtime failed while running, out of memory for one.
+        """
+        try:
+            score, anomaly_map = self._session.run(["anomaly_score", "anomaly_map"], {"frames": frames})
+        except Exception as error:
+            raise FramewatchError(f"ONNX Runtime failed on a batch of {len(frames)}: {_first_line(error)}") from error
+        if not np.isfinite(score).all() or not np.isfinite(anomaly_map).all():
+            raise BundleError(f"bundle {self.bundle.folder}: the detector gives scores that are not finite; fit again")
+        return score, anomaly_map
+
+
+class Autoencoder:
+    """The bundle's two halves: encoder and decoder."""
+
+    def __init__(self, bundle: Bundle, provider: Provider = "auto", threads: int = 0) -> None:
+        """Open both graphs.
+
+        Raises:
+            BundleError: A graph is refused.
+            ConfigError: The provider asked for cannot be had.
+        """
+        self._encoder, self._decoder = (
+            open_session(bundle.read_graph(name), provider, threads, str(bundle.folder / name))
+            for name in ("encoder.onnx", "decoder.onnx")
+        )
+
+    def encode(self, images: FloatArray) -> FloatArray:
+        """Encode images.
+
+        Args:
+            images: float32 of shape (batch, clip_frames * channels, height, width), 0..1.
+
+        Returns:
+            Latents, float32 of shape (batch, *latent).
+        """
+        return np.asarray(self._encoder.run(["latent"], {"images": images})[0], np.float32)
+
+    def decode(self, latents: FloatArray) -> FloatArray:
+        """Decode latents.
+
+        Args:
+            latents: float32 of shape (batch, *latent).
+
+        Returns:
+            Reconstructions, float32 of shape (batch, clip_frames * channels, height, width).
+        """
+        return np.asarray(self._decoder.run(["reconstruction"], {"latent": latents})[0], np.float32)
+
+
+def _expect(where: str, found: list[Any], expected: list[tuple[str, str, tuple[int, ...]]]) -> None:
+    for name, kind, shape in expected:
+        node = next((node for node in found if node.name == name), None)
+        if node is None:
+            raise BundleError(f"{where}: no {name!r} among {[node.name for node in found]}")
+        if node.type != kind or len(node.shape) != len(shape) + 1:
+            raise BundleError(f"{where}: {name} is {node.type}{node.shape}, expected {kind} of shape (batch, *{shape})")
+        if any(isinstance(size, int) and size != want for size, want in zip(node.shape[1:], shape, strict=True)):
+            raise BundleError(f"{where}: {name} has shape {node.shape}, the manifest says (batch, *{shape})")

@@ -1,0 +1,152 @@
+"""Settings: frozen, bounded, and refused in one line that names the field.
+
+A setting comes, strongest first, from a command-line flag, from an environment variable ``FRAMEWATCH_<FIELD>``
+(``FRAMEWATCH_KAFKA__GROUP_ID`` for ``kafka.group_id``), from a YAML file, or from its default.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from contract.errors import ConfigError
+
+ENV_PREFIX = "FRAMEWATCH_"
+# Read by the deployment and the benchmarks, not by a part's settings.
+_OTHER_ENV = frozenset({"FRAMEWATCH_DATA", "FRAMEWATCH_CACHE"})
+_SECRET_WORDS = ("password", "secret", "token")
+
+
+class FrozenModel(BaseModel):
+    """A record whose fields are checked once, when it is made, and never change."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+    )
+
+
+class Settings(BaseSettings):
+    """Base of a part's settings; load them with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave only what the caller passes: `load_settings` merges the sources itself, in its stated order."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def load_settings(
+    cls: type[SettingsT],
+    *,
+    file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: bool = False,
+) -> SettingsT:
+    """Build settings from flags, then the environment, then a YAML file, then the defaults.
+
+    Args:
+        cls: The settings class.
+        file: YAML file whose top level is a mapping of fields.
+        flags: Values by dotted field name (``"kafka.group_id"``); those that are None were not given.
+        environment: Whether ``FRAMEWATCH_*`` variables are read; unknown ones are then refused.
+
+    Raises:
+        ConfigError: A key is unknown, or a value is missing, of another type or out of range.
+    """
+    merged: dict[str, Any] = _read_yaml(file) if file is not None else {}
+    if environment:
+        _deep_update(merged, _read_environment(cls))
+    for dotted, value in (flags or {}).items():
+        if value is not None:
+            _deep_update(merged, _nest(dotted.split("."), value))
+    try:
+        return cls(**merged)
+    except ValidationError as error:
+        where = f" in {file}" if file is not None else ""
+        raise ConfigError(f"setting {one_line(error)}{where}") from error
+
+
+def one_line(error: ValidationError) -> str:
+    """Say the first of pydantic's complaints in one line: field, what is wrong, what was found."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "as a whole"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "is not known; look for a misspelling"
+    elif first["type"] == "missing":
+        message = "is required"
+    elif first["loc"] and not any(word in field.lower() for word in _SECRET_WORDS):
+        found = " ".join(repr(first["input"]).split())
+        message += f", found {found[:80]}"
+    more = error.error_count() - 1
+    return f"{field}: {message}" + (f" (and {more} more)" if more else "")
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"settings file {file} cannot be read: {reason}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"settings file {file} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"settings file {file}: expected 'field: value' lines at the top level")
+    return content
+
+
+def _read_environment(cls: type[Settings]) -> dict[str, Any]:
+    names = {name.upper() for name in os.environ if name.upper().startswith(ENV_PREFIX)} - _OTHER_ENV
+    for name in sorted(names):
+        fields: Any = cls.model_fields
+        for part in name.removeprefix(ENV_PREFIX).lower().split("__"):
+            field = fields.get(part) if fields is not None else None
+            if field is None:
+                raise ConfigError(f"environment variable {name} names no setting; look for a misspelling")
+            fields = getattr(field.annotation, "model_fields", None)
+    try:
+        return EnvSettingsSource(cls)()
+    except Exception as error:
+        raise ConfigError(f"environment: {' '.join(str(error).split())}") from error
+
+
+def _nest(path: list[str], value: Any) -> dict[str, Any]:  # noqa: ANN401
+    for part in reversed(path):
+        value = {part: value}
+    return dict(value)
+
+
+def _deep_update(target: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        mine = target.get(key)
+        if isinstance(mine, dict) and isinstance(value, Mapping):
+            _deep_update(mine, value)
+        else:
+            target[key] = dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,220 @@
+"""Footage from anywhere, as the encoded frames that would travel on Kafka.
+
+A source is written as one string; see `open_source`. Frames that are JPEG or PNG already pass through byte for byte;
+video frames are encoded as JPEG and other pictures as PNG, so that training, offline scoring and live scoring
+decode the same bytes by the same chain.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import cv2
+
+from contract.errors import ConfigError, FootageError
+from contract.video_process import read_video
+
+VIDEO_SUFFIXES: Final = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
+IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_WIRE_SUFFIXES: Final = frozenset({".jpeg", ".jpg", ".png"})
+FOLDER_FRAMES_PER_SECOND: Final = 10.0
+"""Rate assumed for a folder of images, which does not say."""
+
+_LIVE = re.compile(r"(rtsp|rtsps|rtmp|http|https)://.+|/dev/video\d+|\d{1,2}")
+_RANGE = re.compile(r"(\d+):(\d+)")
+
+FrameRange = tuple[int, int]
+"""First and last frame, 0-based, both included."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFrame:
+    """One encoded frame of a clip.
+
+    Attributes:
+        index: 0-based place in the clip, counted before any range is taken out.
+        captured_at_ms: Capture time, milliseconds; since the clip's start for files, since 1970 for Kafka and cameras.
+        data: The JPEG or PNG.
+    """
+
+    index: int
+    captured_at_ms: int
+    data: bytes
+
+
+class Clip(ABC):
+    """A stretch of one camera's frames in order of capture.
+
+    Attributes:
+        name: Unique within its source; the file's or folder's name without its suffix.
+        live: Whether the clip has no end of its own.
+    """
+
+    name: str
+    live: bool = False
+
+    @abstractmethod
+    def frames(self) -> Iterator[SourceFrame]:
+        """Read the clip from its start; may be called again for files and Kafka ranges.
+
+        Raises:
+            FootageError: Frames could not be read; those yielded before stand.
+        """
+
+
+@dataclass(frozen=True)
+class VideoClip(Clip):
+    """A video file or a camera, decoded in a process of its own so that a decoder's crash costs this clip alone."""
+
+    name: str
+    address: str
+    ranges: Sequence[FrameRange] = ()
+    live: bool = False
+
+    def frames(self) -> Iterator[SourceFrame]:
+        """Read frames as JPEG; blocks while a camera has none."""
+        for index, captured_at_ms, data in read_video(self.address, self.ranges, live=self.live):
+            yield SourceFrame(index, captured_at_ms, data)
+
+
+@dataclass(frozen=True)
+class ImageClip(Clip):
+    """A folder of images, one clip in the natural order of their names."""
+
+    name: str
+    paths: Sequence[Path]
+    ranges: Sequence[FrameRange] = ()
+
+    def frames(self) -> Iterator[SourceFrame]:
+        """Read the files; those that are neither JPEG nor PNG are encoded as PNG."""
+        for index, path in enumerate(self.paths):
+            if in_ranges(index, self.ranges):
+                yield SourceFrame(index, round(index * 1000 / FOLDER_FRAMES_PER_SECOND), _read_image(path))
+
+
+def open_source(source: str) -> list[Clip]:
+    """Find the clips that a source names; reads no frame.
+
+    Args:
+        source: A video file, a folder of videos, a folder of images (one clip), a folder of such folders, a camera
+            (``/dev/video0``, ``0``), an RTSP or HTTP address, or
+            ``kafka://HOST:PORT/TOPIC?camera=ID&from=TIME&to=TIME``. A single clip may end in frame ranges,
+            ``room.mp4#0:60,203:227``, 0-based and inclusive.
+
+    Returns:
+        At least one clip, in the natural order of their names.
+
+    Raises:
+        ConfigError: The source does not exist, holds nothing that can be read, or is not written as above.
+    """
+    if not source.strip():
+        raise ConfigError(
+            "SOURCE is empty; give a video, a folder, a camera address or kafka://HOST:PORT/TOPIC?camera=ID"
+        )
+    if source.startswith("kafka://"):
+        from contract.kafka_source import parse_kafka_source
+
+        return [parse_kafka_source(source)]
+    address, ranges = (source, ()) if Path(source).exists() else split_ranges(source)
+    if _LIVE.fullmatch(address) and not Path(address).is_file():
+        return [VideoClip(re.sub(r"[^A-Za-z0-9._-]+", "-", address).strip("-"), address, ranges, live=True)]
+    path = Path(address)
+    if not path.exists():
+        raise ConfigError(f"SOURCE {source}: no such file or folder")
+    clips = _open_path(path, ranges)
+    if ranges and len(clips) > 1:
+        raise ConfigError(f"SOURCE {source}: frame ranges need a single clip, this folder holds {len(clips)}")
+    return clips
+
+
+def split_ranges(source: str) -> tuple[str, tuple[FrameRange, ...]]:
+    """Split ``ADDRESS#FIRST:LAST,FIRST:LAST`` into its address and ranges.
+
+    Raises:
+        ConfigError: A range is not two numbers, or the ranges do not rise.
+    """
+    address, mark, text = source.rpartition("#")
+    if not mark:
+        return source, ()
+    matches = [_RANGE.fullmatch(part.strip()) for part in text.split(",")]
+    if not all(matches):
+        raise ConfigError(f"SOURCE {source}: expected frame ranges such as #0:60,203:227 after '#', found {text!r}")
+    ranges = tuple((int(match[1]), int(match[2])) for match in matches if match)
+    if any(first > last for first, last in ranges) or any(a[1] >= b[0] for a, b in pairwise(ranges)):
+        raise ConfigError(f"SOURCE {source}: frame ranges must rise and not overlap, found {text!r}")
+    return address, ranges
+
+
+def in_ranges(index: int, ranges: Sequence[FrameRange]) -> bool:
+    """Whether a frame is wanted; no ranges means all are."""
+    return not ranges or any(first <= index <= last for first, last in ranges)
+
+
+def _open_path(path: Path, ranges: Sequence[FrameRange]) -> list[Clip]:
+    if path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            return [ImageClip(path.stem, (path,), ranges)]
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            raise ConfigError(f"SOURCE {path}: {path.suffix or 'no suffix'} is not one of {_list(VIDEO_SUFFIXES)}")
+        return [VideoClip(path.stem, str(path), ranges)]
+    entries = sorted((entry for entry in path.iterdir() if not entry.name.startswith(".")), key=natural_key)
+    videos = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in VIDEO_SUFFIXES]
+    images = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES]
+    if videos and images:
+        raise ConfigError(f"SOURCE {path}: holds both videos and images; keep them in folders of their own")
+    if images:
+        return [ImageClip(path.name or path.resolve().name, images, ranges)]
+    if videos:
+        return _named_once(path, [VideoClip(video.stem, str(video), ranges) for video in videos])
+    clips: list[Clip] = []
+    for folder in (entry for entry in entries if entry.is_dir()):
+        inside = sorted(
+            (e for e in folder.iterdir() if e.suffix.lower() in IMAGE_SUFFIXES and e.is_file()),
+            key=natural_key,
+        )
+        if inside:
+            clips.append(ImageClip(folder.name, inside, ranges))
+    if not clips:
+        raise ConfigError(
+            f"SOURCE {path}: no video ({_list(VIDEO_SUFFIXES)}) and no image ({_list(IMAGE_SUFFIXES)}) in it"
+        )
+    return clips
+
+
+def _named_once(path: Path, clips: list[VideoClip]) -> list[Clip]:
+    names = [clip.name for clip in clips]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"SOURCE {path}: two videos are named {twice[0]}; clips are told apart by name without suffix"
+        )
+    return list(clips)
+
+
+def natural_key(path: Path) -> list[tuple[int, str]]:
+    """Sort key that puts ``frame10`` after ``frame9``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name) if part]
+
+
+def _read_image(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FootageError(f"image {path} cannot be read: {error.strerror}") from error
+    if path.suffix.lower() in _WIRE_SUFFIXES:
+        return data
+    try:
+        picture = cv2.imread(str(path), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise FootageError(f"image {path} cannot be decoded: {error.err}") from error
+    if picture is None:
+        raise FootageError(f"image {path} cannot be decoded; is it damaged?")
+    return bytes(cv2.imencode(".png", picture)[1])
+
+
+def _list(suffixes: frozenset[str]) -> str:
+    return " ".join(sorted(suffixes))
