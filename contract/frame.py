@@ -5,8 +5,8 @@ decoding chain, named in the manifest, serves training and inference, since chai
 
 ``dct-area-1``: a JPEG is decoded at the smallest of libjpeg's scales 1, 1/2, 1/4, 1/8 that is not smaller than the
 model's input, straight to grey where the model is grey; a PNG is decoded whole. Then INTER_AREA (INTER_LINEAR where it
-has to grow) resizes to the input's height and width without keeping the aspect ratio. EXIF orientation is ignored: pixels
-are taken as the sensor stored them.
+has to grow) resizes to the input's height and width without keeping the aspect ratio. EXIF orientation is ignored:
+pixels are taken as the sensor stored them.
 
 Sources: ITU-T T.81 annex B (JPEG markers), W3C PNG third edition, section 5.
 """

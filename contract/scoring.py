@@ -5,7 +5,8 @@ maximum. Both are on one scale: sign(z) ln(1 + |z|), where z counts a cell's spr
 cell's mean over normal footage. So 0 is typical, and a cell at or above the threshold is an anomalous cell.
 
 Maxima of many weakly dependent values tend to a Gumbel distribution (Coles, An Introduction to Statistical Modeling
-of Extreme Values, 2001, section 3.1), which is fitted to held-out normal scores by moments.
+of Extreme Values, 2001, section 3.1). It is fitted to z of held-out normal frames by two quantiles, which a few frames
+that were not normal after all do not move.
 """
 
 import math
@@ -22,28 +23,31 @@ from contract.settings import FrozenModel
 FloatArray = npt.NDArray[np.float32]
 Severity = Literal["low", "medium", "high", "critical"]
 
-_EULER_GAMMA = 0.5772156649015329
 _SECONDS_A_DAY = 86_400.0
 _RELEASE_P_VALUE = 1e-3
-_MIN_TAIL_SCALE = 0.02
+_MIN_TAIL_SCALE = 0.5
+_ASIDE_FRAMES = 5
+_ASIDE_SHARE = 0.05
 
 
 class Tail(FrozenModel):
-    """Gumbel distribution of normal frames' scores."""
+    """Gumbel distribution of z over normal frames, where score = sign(z) ln(1 + |z|)."""
 
     location: float
-    """Mode of normal scores."""
+    """Mode of z."""
 
     scale: float = Field(gt=0)
-    """Spread; the tail falls by a factor e for each scale."""
+    """Spread of z; far out, the tail falls by a factor e for each scale."""
 
     def p_value(self, score: float) -> float:
         """Probability that a normal frame scores this high or higher, 0..1."""
-        return -math.expm1(-math.exp(min(-(score - self.location) / self.scale, 700.0)))
+        z = math.copysign(math.expm1(min(abs(score), 700.0)), score)
+        return -math.expm1(-math.exp(min(-(z - self.location) / self.scale, 700.0)))
 
     def score_at(self, p_value: float) -> float:
         """Score that a normal frame reaches with this probability, which is above 0 and below 1."""
-        return self.location - self.scale * math.log(-math.log1p(-p_value))
+        z = self.location - self.scale * math.log(-math.log1p(-p_value))
+        return math.copysign(math.log1p(abs(z)), z)
 
 
 class Calibration(FrozenModel):
@@ -79,6 +83,9 @@ class Calibration(FrozenModel):
     highest_normal_score: float
     """Highest score among the held-out normal frames."""
 
+    frames_over_threshold: int = Field(ge=0)
+    """Held-out frames at or above the threshold: look whether something was in view."""
+
     @model_validator(mode="after")
     def _thresholds_are_ordered(self) -> Self:
         if self.release_threshold > self.threshold:
@@ -89,8 +96,8 @@ class Calibration(FrozenModel):
 def calibrate(normal_scores: npt.ArrayLike, *, frames_per_second: float, false_events_per_day: float) -> Calibration:
     """Set the threshold from the scores of held-out normal frames and a budget of false events.
 
-    The tail beyond the footage is extrapolated; ``supported`` says whether the budget is within what was seen. The
-    threshold is never below the highest normal score seen.
+    The tail beyond the footage is extrapolated; ``supported`` says whether the budget is within what was seen. Up to
+    four frames, and up to one in twenty, may have something in view without moving the threshold.
 
     Args:
         normal_scores: Scores of frames in the order of capture, shape (frames,).
@@ -103,28 +110,35 @@ def calibrate(normal_scores: npt.ArrayLike, *, frames_per_second: float, false_e
     scores = np.asarray(normal_scores, np.float64)
     if scores.ndim != 1 or len(scores) < 2 or not np.isfinite(scores).all():
         raise TrainingError(
-            "calibration needs at least two held-out normal frames with finite scores; give more footage"
+            "calibration needs two or more held-out normal frames with finite scores; give more footage"
         )
-    frames_a_day = frames_per_second * _SECONDS_A_DAY
-    p_value = min(false_events_per_day / frames_a_day, 0.5)
-    scale = max(float(scores.std(ddof=1)) * math.sqrt(6) / math.pi, _MIN_TAIL_SCALE)
-    tail = Tail(location=float(scores.mean()) - _EULER_GAMMA * scale, scale=scale)
-    highest = float(scores.max())
-    threshold = max(tail.score_at(p_value), highest + scale)
+    p_value = min(false_events_per_day / (frames_per_second * _SECONDS_A_DAY), 0.5)
+    tail = _fit_tail(np.copysign(np.expm1(np.abs(scores)), scores))
+    threshold = tail.score_at(p_value)
     # With no event in n frames, 3/n bounds the rate at 95% (the rule of three).
     needed = math.ceil(3 / p_value)
     return Calibration(
         threshold=threshold,
-        release_threshold=min(max(tail.score_at(_RELEASE_P_VALUE), highest), threshold),
+        release_threshold=min(tail.score_at(_RELEASE_P_VALUE), threshold),
         tail=tail,
         frames=len(scores),
         frames_per_second=frames_per_second,
         false_events_per_day=false_events_per_day,
-        false_positive_rate=max(tail.p_value(threshold), 5e-324),
+        false_positive_rate=p_value,
         supported=len(scores) >= needed,
         frames_needed=needed,
-        highest_normal_score=highest,
+        highest_normal_score=float(scores.max()),
+        frames_over_threshold=int(np.sum(scores >= threshold)),
     )
+
+
+def _fit_tail(z: npt.NDArray[np.float64]) -> Tail:
+    """Match a Gumbel distribution's median and an upper quantile, beyond which five frames or 5% are left aside."""
+    upper = 1 - min(max(_ASIDE_FRAMES / len(z), _ASIDE_SHARE), 0.25)
+    median, high = np.quantile(z, [0.5, upper])
+    reduced_median, reduced_high = (-math.log(-math.log(share)) for share in (0.5, upper))
+    scale = max(float(high - median) / (reduced_high - reduced_median), _MIN_TAIL_SCALE)
+    return Tail(location=float(median) - reduced_median * scale, scale=scale)
 
 
 def severity(p_value: float, threshold_p_value: float) -> Severity:

@@ -1,1 +1,1 @@
-"""."""
+"""Fits the autoencoder to normal footage, calibrates it, and measures it."""

@@ -1,0 +1,69 @@
+"""The trainer's command line: ``trainer fit`` and ``trainer evaluate``."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from contract.command_line import run_command_line
+from contract.settings import load_settings
+from contract.source import open_source
+from trainer.settings import FitSettings
+
+app = typer.Typer(
+    help="Fits the autoencoder to normal footage, calibrates it, and measures it.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+_console = Console(stderr=True)
+
+
+@app.callback()
+def _set_up() -> None:
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_console, show_path=False)]
+    )
+
+
+@app.command()
+def fit(
+    source: Annotated[str, typer.Argument(help="Normal footage: video, folder, camera or kafka:// address; see docs.")],
+    out: Annotated[Path, typer.Option(help="Run folder to write; an unfinished one is gone on with.")],
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time to train, minutes; 5 where neither is given.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the footage, in place of minutes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and noise.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+) -> None:
+    """Fit the autoencoder to normal footage and calibrate it."""
+    flags = {"minutes": minutes, "epochs": epochs, "seed": seed, "device": device}
+    settings = load_settings(FitSettings, file=config, flags=flags)
+    clips = open_source(source)
+    from trainer.fit import fit as run_fit
+
+    checkpoint = run_fit(clips, source, settings, out, _console)
+    calibration = checkpoint.calibration
+    _console.print(f"threshold {calibration.threshold:.3f} from {calibration.frames} held-out frames", highlight=False)
+    if not calibration.supported:
+        days = calibration.frames_needed / calibration.frames_per_second / 86_400
+        _console.print(
+            f"note: {calibration.frames} frames cannot show {calibration.false_events_per_day:g} false events a day; "
+            f"the threshold is extrapolated; {calibration.frames_needed} frames ({days:.1f} days) would show it",
+            highlight=False,
+            soft_wrap=True,
+        )
+    typer.echo(out)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run_command_line(app, "trainer"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""From a trained autoencoder to a calibrated detector, by held-out normal footage alone."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from contract.errors import TrainingError
+from contract.scoring import Calibration, calibrate
+from trainer.checkpoint import Samples
+from trainer.footage import Part
+from trainer.model import Detector
+
+_BATCH = 32
+_PRIOR_FRAMES = 20
+_SPREAD_FLOOR_SHARE = 0.05
+_SAMPLE_CLIPS = 48
+
+
+def calibrate_detector(
+    detector: Detector, validation: Part, calibration: Part, *, frames_per_second: float, false_events_per_day: float
+) -> Calibration:
+    """Set each cell's mean and spread from the validation part, then the threshold from the calibration part.
+
+    Two parts, since frames that set the cells' statistics score lower than new ones do.
+
+    Args:
+        detector: Trained; its ``cell_mean`` and ``cell_spread`` are set.
+        validation: Normal frames, not trained on.
+        calibration: Normal frames, neither trained on nor in ``validation``.
+        frames_per_second: Rate of the footage.
+        false_events_per_day: Budget a camera and day.
+
+    Raises:
+        TrainingError: The detector gives scores that are not finite.
+    """
+    detector.eval()
+    with torch.inference_mode():
+        errors = np.concatenate(
+            [detector.cell_errors(frames).cpu().numpy() for frames in _batches(detector, validation)]
+        )
+        mean, spread = cell_statistics(errors)
+        detector.cell_mean.copy_(torch.from_numpy(mean))
+        detector.cell_spread.copy_(torch.from_numpy(spread))
+        scores = np.concatenate([detector(frames)[0].cpu().numpy() for frames in _batches(detector, calibration)])
+    if not np.isfinite(scores).all():
+        raise TrainingError("the trained model gives scores that are not finite; lower learning_rate or use fp32")
+    return calibrate(scores, frames_per_second=frames_per_second, false_events_per_day=false_events_per_day)
+
+
+def cell_statistics(
+    errors: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Mean and spread of each cell's error over normal frames.
+
+    A cell's variance is drawn towards the mean variance of all cells, as if that had been seen on twenty frames more:
+    a cell that happened to hold still would otherwise call its first flicker an anomaly.
+
+    Args:
+        errors: float32 of shape (frames, rows, columns).
+
+    Returns:
+        Two float32 arrays of shape (rows, columns), the second above 0.
+    """
+    frames = len(errors)
+    mean = errors.mean(0, dtype=np.float64)
+    variance = errors.var(0, dtype=np.float64)
+    spread = np.sqrt((frames * variance + _PRIOR_FRAMES * variance.mean()) / (frames + _PRIOR_FRAMES))
+    floor = max(_SPREAD_FLOOR_SHARE * float(mean.mean()), 1e-6)
+    return mean.astype(np.float32), np.maximum(spread, floor).astype(np.float32)
+
+
+def take_samples(detector: Detector, held_out: Part, seed: int) -> Samples:
+    """Take clips evenly over held-out footage, and the same clips disturbed.
+
+    A disturbed clip has a rectangle of its last frame replaced by one from elsewhere, brighter or darker: an object
+    that was never there.
+    """
+    config = detector.autoencoder.config
+    which = np.unique(np.linspace(0, len(held_out) - 1, _SAMPLE_CLIPS).round().astype(np.int64))
+    normal = held_out.clips(which, config.clip_frames)
+    disturbed = normal.copy()
+    random = np.random.default_rng(seed)
+    height, width = config.height, config.width
+    for clip in disturbed:
+        rows, columns = (int(random.integers(side // 8, side // 3)) for side in (height, width))
+        top, left = int(random.integers(0, height - rows)), int(random.integers(0, width - columns))
+        from_top, from_left = int(random.integers(0, height - rows)), int(random.integers(0, width - columns))
+        patch = clip[-1, from_top : from_top + rows, from_left : from_left + columns].astype(np.int16)
+        shade = int(random.choice([-1, 1])) * int(random.integers(20, 80))
+        clip[-1, top : top + rows, left : left + columns] = np.clip(patch + shade, 0, 255)
+    return Samples(normal, disturbed)
+
+
+def _batches(detector: Detector, part: Part) -> Iterator[torch.Tensor]:
+    clip_frames = detector.autoencoder.config.clip_frames
+    device = detector.cell_mean.device
+    for start in range(0, len(part), _BATCH):
+        which = np.arange(start, min(start + _BATCH, len(part)))
+        yield torch.from_numpy(part.clips(which, clip_frames)).to(device)

@@ -1,0 +1,215 @@
+"""Normal footage, decoded once and split in time into training, validation and calibration frames."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.errors import ConfigError, FootageError, FrameError
+from contract.frame import FrameLimits, Preprocessing, decode_frame, read_frame_header
+from contract.source import FOLDER_FRAMES_PER_SECOND, Clip
+
+MIN_FRAMES = 24
+"""Fewer frames than this cannot be split into parts that mean anything."""
+
+_MIN_SEGMENT = 10
+_MAX_GUARD_SHARE = 0.05
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """An unbroken stretch of one clip, as places in the array of frames.
+
+    Attributes:
+        clip: Name of the clip.
+        start: Place of its first frame.
+        stop: Place after its last frame.
+    """
+
+    clip: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Frames for one purpose.
+
+    Attributes:
+        frames: uint8 of shape (all frames, height, width, channels), shared by the parts.
+        places: Places of this part's frames in that array, int64 of shape (n,).
+        earliest: For each, the earliest place its clip may reach back to, int64 of shape (n,).
+    """
+
+    frames: npt.NDArray[np.uint8]
+    places: npt.NDArray[np.int64]
+    earliest: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def clips(self, which: npt.ArrayLike, clip_frames: int) -> npt.NDArray[np.uint8]:
+        """Gather clips that end at the chosen frames; the part's first frame stands in for those before it.
+
+        Args:
+            which: Indices into this part, shape (batch,).
+            clip_frames: Frames in a clip.
+
+        Returns:
+            uint8 of shape (batch, clip_frames, height, width, channels).
+        """
+        chosen = np.asarray(which, np.int64)
+        back = np.arange(clip_frames - 1, -1, -1)
+        places = np.maximum(self.places[chosen][:, None] - back, self.earliest[chosen][:, None])
+        return np.asarray(self.frames[places])
+
+
+@dataclass(frozen=True)
+class Footage:
+    """All frames of a source at the model's input size.
+
+    Attributes:
+        frames: uint8 of shape (frames, height, width, channels), backed by a file where it is large.
+        segments: Unbroken stretches, in order.
+        frames_per_second: Median rate by the capture times.
+        skipped_clips: Clips that could not be read, with the reason.
+    """
+
+    frames: npt.NDArray[np.uint8]
+    segments: Sequence[Segment]
+    frames_per_second: float
+    skipped_clips: Sequence[str]
+
+    def split(self, validation_share: float, calibration_share: float, guard_seconds: float) -> tuple[Part, Part, Part]:
+        """Split every segment in time: training, guard, validation, guard, calibration.
+
+        Segments of fewer than ten frames train only.
+
+        Returns:
+            Training, validation and calibration parts; no frame and no clip is in two.
+
+        Raises:
+            FootageError: The footage is too short to give each part frames.
+        """
+        spans: tuple[list[tuple[int, int]], ...] = ([], [], [])
+        for segment in self.segments:
+            length = segment.stop - segment.start
+            if length < _MIN_SEGMENT:
+                spans[0].append((segment.start, segment.stop))
+                continue
+            guard = min(round(guard_seconds * self.frames_per_second), round(_MAX_GUARD_SHARE * length))
+            calibration = segment.stop - max(1, round(calibration_share * length))
+            validation = calibration - guard - max(1, round(validation_share * length))
+            spans[0].append((segment.start, max(validation - guard, segment.start + 1)))
+            spans[1].append((validation, calibration - guard))
+            spans[2].append((calibration, segment.stop))
+        parts = tuple(self._part(span) for span in spans)
+        if min(len(part) for part in parts) < 2:
+            raise FootageError(
+                f"{len(self.frames)} frames are too few to train, validate and calibrate on; "
+                f"give one unbroken stretch of {MIN_FRAMES} frames or more"
+            )
+        return parts[0], parts[1], parts[2]
+
+    def _part(self, spans: Sequence[tuple[int, int]]) -> Part:
+        places = [np.arange(start, stop) for start, stop in spans]
+        earliest = [np.full(stop - start, start) for start, stop in spans]
+        empty = np.empty(0, np.int64)
+        return Part(self.frames, np.concatenate([empty, *places]), np.concatenate([empty, *earliest]))
+
+
+class FootageReader:
+    """Decodes the clips of a source into one array, which lives in an unnamed file within a folder.
+
+    Args:
+        preprocessing: The model's input.
+        limits: What a frame may declare.
+        folder: Where the file is made; it vanishes with the process.
+        on_frame: Called with the number of frames so far.
+    """
+
+    def __init__(
+        self, preprocessing: Preprocessing, limits: FrameLimits, folder: Path, on_frame: Callable[[int], None]
+    ) -> None:
+        self._preprocessing = preprocessing
+        self._limits = limits
+        self._folder = folder
+        self._on_frame = on_frame
+        self._count = 0
+        self._segments: list[Segment] = []
+        self._steps_ms: list[int] = []
+
+    def read(self, clips: Sequence[Clip]) -> Footage:
+        """Decode every clip, in order; one that cannot be read is skipped with a warning.
+
+        Raises:
+            ConfigError: A clip is live and has no end.
+            FootageError: No clip can be read, frames of one clip differ in size, there are too few, or all are
+                identical.
+        """
+        for clip in clips:
+            if clip.live and not getattr(clip, "ranges", ()):
+                raise ConfigError(f"SOURCE {clip.name} has no end; say how many frames to record, such as #0:2999")
+        skipped: list[str] = []
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            for clip in clips:
+                self._read_or_skip(clip, file, skipped)
+            file.flush()
+            if self._count < MIN_FRAMES:
+                reason = f" ({skipped[0]})" if skipped else ""
+                raise FootageError(f"the source gives {self._count} frames, at least {MIN_FRAMES} are needed{reason}")
+            p = self._preprocessing
+            frames = np.memmap(file, np.uint8, "r", shape=(self._count, p.height, p.width, p.channels))
+        if all(np.array_equal(frames[0], frame) for frame in frames[1:]):
+            raise FootageError(f"all {self._count} frames are identical; is the camera frozen?")
+        return Footage(frames, self._segments, self._rate(), skipped)
+
+    def _read_or_skip(self, clip: Clip, file: IO[bytes], skipped: list[str]) -> None:
+        try:
+            self._read_clip(clip, file)
+        except FootageError as error:
+            _log.warning("clip %s is left out from where it broke: %s", clip.name, error)
+            skipped.append(str(error))
+
+    def _read_clip(self, clip: Clip, file: IO[bytes]) -> None:
+        before: tuple[int, int] | None = None
+        size: tuple[int, int] | None = None
+        for frame in clip.frames():
+            try:
+                header = read_frame_header(frame.data, self._limits)
+                pixels = decode_frame(frame.data, self._preprocessing, self._limits)
+            except FrameError as error:
+                raise FootageError(f"{clip.name} frame {frame.index}: {error}") from error
+            if size is not None and size != (header.height, header.width):
+                raise MixedSizesError(
+                    f"{clip.name} frame {frame.index} is {header.width}x{header.height}, those before it are "
+                    f"{size[1]}x{size[0]}; give each size as a clip of its own"
+                )
+            size = header.height, header.width
+            file.write(pixels.tobytes())
+            self._extend(clip.name, starts=before is None or frame.index != before[0] + 1)
+            if before is not None and frame.index == before[0] + 1:
+                self._steps_ms.append(frame.captured_at_ms - before[1])
+            before = frame.index, frame.captured_at_ms
+            self._on_frame(self._count)
+
+    def _extend(self, clip: str, *, starts: bool) -> None:
+        self._count += 1
+        if starts:
+            self._segments.append(Segment(clip, self._count - 1, self._count))
+        else:
+            self._segments[-1] = Segment(clip, self._segments[-1].start, self._count)
+
+    def _rate(self) -> float:
+        steps = [step for step in self._steps_ms if step > 0]
+        return round(1000 / float(np.mean(steps)), 3) if steps else FOLDER_FRAMES_PER_SECOND
+
+
+class MixedSizesError(ConfigError):
+    """Frames of one clip differ in size."""

@@ -1,0 +1,87 @@
+"""Settings of a fit."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from contract.event import EventRule
+from contract.frame import FrameLimits
+from contract.settings import Settings
+from trainer.model import ModelConfig
+
+Device = Literal["auto", "cpu", "cuda"]
+Loss = Literal["mse", "l1", "ssim"]
+
+
+class FitSettings(Settings):
+    """What a fit does; ``trainer fit --config FILE`` reads it from YAML."""
+
+    model: ModelConfig = ModelConfig()
+    """The autoencoder."""
+
+    loss: Loss = "mse"
+    """Compares reconstruction and undisturbed input: mean squared or absolute error, or 1 - SSIM beside the latter."""
+
+    noise: float = Field(default=0.0, ge=0, le=1)
+    """Standard deviation of the Gaussian noise added to the input, which is 0..1; above 0 trains a denoiser."""
+
+    learning_rate: float = Field(default=2e-3, gt=0, le=1)
+    """Peak learning rate of AdamW; it warms up and falls along a cosine."""
+
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    """Weight decay of AdamW."""
+
+    batch: int = Field(default=32, ge=1, le=4096)
+    """Clips in a training step, on each device."""
+
+    epochs: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Passes over the training frames; where given, the same seed gives the same weights on CPU."""
+
+    minutes: float | None = Field(default=None, gt=0, le=100_000)
+    """Time to train, minutes, footage already decoded."""
+
+    min_epoch_steps: int = Field(default=16, ge=1, le=100_000)
+    """Steps that an epoch has at least; short footage is passed over several times in one."""
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of weights, order and noise."""
+
+    device: Device = "auto"
+    """Where to train; ``auto`` takes CUDA where there is one."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of a training step; ``auto`` is bf16 on a GPU and on a CPU with bf16 instructions, fp32 elsewhere."""
+
+    validation_share: float = Field(default=0.15, gt=0, lt=0.5)
+    """Share of each stretch of footage, after its training frames, that chooses the best epoch."""
+
+    calibration_share: float = Field(default=0.2, gt=0, lt=0.5)
+    """Share of each stretch of footage, at its end, that sets the threshold."""
+
+    guard_seconds: float = Field(default=0.5, ge=0, le=3600)
+    """Footage left out between these parts, seconds."""
+
+    frames_per_second: float | None = Field(default=None, gt=0, le=1000)
+    """Rate of the footage, frames/s; taken from its capture times where not given."""
+
+    false_events_per_day: float = Field(default=1.0, gt=0, le=86_400)
+    """Budget of false events a camera and day that the threshold is set for."""
+
+    event_rule: EventRule = EventRule()
+    """How scores become events; it travels in the bundle."""
+
+    limits: FrameLimits = FrameLimits()
+    """What a frame may declare."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.minutes is not None:
+            raise ValueError("give epochs or minutes, not both")
+        return self
+
+    @property
+    def time_limit_seconds(self) -> float | None:
+        """Seconds to train; None where epochs are counted."""
+        if self.epochs is not None:
+            return None
+        return (5.0 if self.minutes is None else self.minutes) * 60
