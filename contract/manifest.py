@@ -50,8 +50,8 @@ class ParityRow(FrozenModel):
     largest_difference: float = Field(ge=0)
     """Largest absolute difference; for labels, the number that differ."""
 
-    tolerance: float = Field(ge=0)
-    """Largest difference accepted."""
+    tolerance: float | None = Field(ge=0)
+    """Largest difference accepted; null where the precision makes it a figure to know, and quality is bounded."""
 
 
 class ModelShape(FrozenModel):

@@ -26,6 +26,8 @@ Severity = Literal["low", "medium", "high", "critical"]
 _SECONDS_A_DAY = 86_400.0
 _RELEASE_P_VALUE = 1e-3
 _MIN_TAIL_SCALE = 0.5
+_PRIOR_FRAMES = 20
+_SPREAD_FLOOR_SHARE = 0.05
 _ASIDE_FRAMES = 5
 _ASIDE_SHARE = 0.05
 
@@ -139,6 +141,28 @@ def _fit_tail(z: npt.NDArray[np.float64]) -> Tail:
     reduced_median, reduced_high = (-math.log(-math.log(share)) for share in (0.5, upper))
     scale = max(float(high - median) / (reduced_high - reduced_median), _MIN_TAIL_SCALE)
     return Tail(location=float(median) - reduced_median * scale, scale=scale)
+
+
+def cell_statistics(
+    errors: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and spread of each cell's error over normal frames.
+
+    A cell's variance is drawn towards the mean variance of all cells, as if that had been seen on twenty frames more:
+    a cell that happened to hold still would otherwise call its first flicker an anomaly.
+
+    Args:
+        errors: float32 of shape (frames, rows, columns).
+
+    Returns:
+        Two float32 arrays of shape (rows, columns), the second above 0.
+    """
+    frames = len(errors)
+    mean = errors.mean(0, dtype=np.float64)
+    variance = errors.var(0, dtype=np.float64)
+    spread = np.sqrt((frames * variance + _PRIOR_FRAMES * variance.mean()) / (frames + _PRIOR_FRAMES))
+    floor = max(_SPREAD_FLOOR_SHARE * float(mean.mean()), 1e-6)
+    return mean.astype(np.float32), np.maximum(spread, floor).astype(np.float32)
 
 
 def severity(p_value: float, threshold_p_value: float) -> Severity:

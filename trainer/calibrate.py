@@ -3,19 +3,16 @@
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from contract.errors import TrainingError
-from contract.scoring import Calibration, calibrate
+from contract.scoring import Calibration, calibrate, cell_statistics
 from trainer.checkpoint import Samples
 from trainer.footage import Part
 from trainer.model import Detector
 
 _BATCH = 32
-_PRIOR_FRAMES = 20
-_SPREAD_FLOOR_SHARE = 0.05
-_SAMPLE_CLIPS = 48
+_SAMPLE_CLIPS = 64
 
 
 def calibrate_detector(
@@ -49,38 +46,18 @@ def calibrate_detector(
     return calibrate(scores, frames_per_second=frames_per_second, false_events_per_day=false_events_per_day)
 
 
-def cell_statistics(
-    errors: npt.NDArray[np.float32],
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Mean and spread of each cell's error over normal frames.
-
-    A cell's variance is drawn towards the mean variance of all cells, as if that had been seen on twenty frames more:
-    a cell that happened to hold still would otherwise call its first flicker an anomaly.
-
-    Args:
-        errors: float32 of shape (frames, rows, columns).
-
-    Returns:
-        Two float32 arrays of shape (rows, columns), the second above 0.
-    """
-    frames = len(errors)
-    mean = errors.mean(0, dtype=np.float64)
-    variance = errors.var(0, dtype=np.float64)
-    spread = np.sqrt((frames * variance + _PRIOR_FRAMES * variance.mean()) / (frames + _PRIOR_FRAMES))
-    floor = max(_SPREAD_FLOOR_SHARE * float(mean.mean()), 1e-6)
-    return mean.astype(np.float32), np.maximum(spread, floor).astype(np.float32)
-
-
-def take_samples(detector: Detector, held_out: Part, seed: int) -> Samples:
-    """Take clips evenly over held-out footage, and the same clips disturbed.
+def take_samples(detector: Detector, validation: Part, calibration: Part, seed: int) -> Samples:
+    """Take clips evenly over held-out footage, and those of the calibration part disturbed.
 
     A disturbed clip has a rectangle of its last frame replaced by one from elsewhere, brighter or darker: an object
     that was never there.
     """
     config = detector.autoencoder.config
-    which = np.unique(np.linspace(0, len(held_out) - 1, _SAMPLE_CLIPS).round().astype(np.int64))
-    normal = held_out.clips(which, config.clip_frames)
-    disturbed = normal.copy()
+    taken = []
+    for part in (validation, calibration):
+        which = np.unique(np.linspace(0, len(part) - 1, _SAMPLE_CLIPS).round().astype(np.int64))
+        taken.append(part.clips(which, config.clip_frames))
+    disturbed = taken[1].copy()
     random = np.random.default_rng(seed)
     height, width = config.height, config.width
     for clip in disturbed:
@@ -90,7 +67,7 @@ def take_samples(detector: Detector, held_out: Part, seed: int) -> Samples:
         patch = clip[-1, from_top : from_top + rows, from_left : from_left + columns].astype(np.int16)
         shade = int(random.choice([-1, 1])) * int(random.integers(20, 80))
         clip[-1, top : top + rows, left : left + columns] = np.clip(patch + shade, 0, 255)
-    return Samples(normal, disturbed)
+    return Samples(taken[0], taken[1], disturbed)
 
 
 def _batches(detector: Detector, part: Part) -> Iterator[torch.Tensor]:

@@ -128,20 +128,27 @@ def save_atomically(path: Path, content: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Samples:
-    """Held-out clips for measuring an export.
+    """Held-out clips for measuring an export; uint8 of shape (n, clip_frames, height, width, channels) each.
 
     Attributes:
-        normal: uint8 of shape (n, clip_frames, height, width, channels).
-        disturbed: The same clips with something in the last frame that was never there; same shape.
+        validation: Normal clips, of those that set the cells' statistics.
+        calibration: Normal clips, of those that set the threshold.
+        disturbed: The calibration clips with something in the last frame that was never there.
     """
 
-    normal: npt.NDArray[np.uint8]
+    validation: npt.NDArray[np.uint8]
+    calibration: npt.NDArray[np.uint8]
     disturbed: npt.NDArray[np.uint8]
 
 
 def save_samples(run: Path, samples: Samples) -> None:
     """Write the samples into a run folder."""
-    np.savez_compressed(run / SAMPLES_NAME, normal=samples.normal, disturbed=samples.disturbed)
+    np.savez_compressed(
+        run / SAMPLES_NAME,
+        validation=samples.validation,
+        calibration=samples.calibration,
+        disturbed=samples.disturbed,
+    )
 
 
 def load_samples(run: Path) -> Samples:
@@ -153,9 +160,10 @@ def load_samples(run: Path) -> Samples:
     path = run / SAMPLES_NAME
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            samples = Samples(arrays["normal"], arrays["disturbed"])
+            samples = Samples(arrays["validation"], arrays["calibration"], arrays["disturbed"])
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is missing or damaged; fit again") from error
-    if samples.normal.dtype != np.uint8 or samples.normal.ndim != 5 or samples.normal.shape != samples.disturbed.shape:
+    shapes = {array.shape[1:] for array in (samples.validation, samples.calibration, samples.disturbed)}
+    if len(shapes) != 1 or samples.disturbed.ndim != 5 or samples.disturbed.dtype != np.uint8:
         raise CheckpointError(f"{path} does not hold clips of frames; fit again")
     return samples

@@ -27,6 +27,7 @@ from trainer.checkpoint import (
     CHECKPOINT_NAME,
     LAST_NAME,
     Checkpoint,
+    Samples,
     load_tensors,
     save_atomically,
     save_checkpoint,
@@ -109,7 +110,7 @@ def fit(clips: Sequence[Clip], source: str, settings: FitSettings, out: Path, co
     provenance = _provenance(fabric, settings, source, footage, state, (training, validation, calibration))
     checkpoint = Checkpoint(detector, fitted, settings.event_rule, provenance)
     if fabric.is_global_zero:
-        _write_run(out, checkpoint, calibration, state, settings)
+        _write_run(out, checkpoint, take_samples(detector, validation, calibration, settings.seed), state)
     fabric.barrier()
     return checkpoint
 
@@ -368,9 +369,8 @@ def _provenance(
     }
 
 
-def _write_run(out: Path, checkpoint: Checkpoint, held_out: Part, state: _State, settings: FitSettings) -> None:
+def _write_run(out: Path, checkpoint: Checkpoint, samples: Samples, state: _State) -> None:
     """Write what people and the exporter read; the checkpoint comes last, so that a run folder with one is whole."""
-    samples = take_samples(checkpoint.detector, held_out, settings.seed)
     save_samples(out, samples)
     draw_curves(state.records, out / "curves.png")
     draw_reconstructions(checkpoint.detector, samples, out / "reconstructions.png")

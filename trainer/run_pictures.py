@@ -56,8 +56,8 @@ def draw_curves(records: Sequence[EpochRecord], path: Path) -> None:
 
 def draw_reconstructions(detector: Detector, samples: Samples, path: Path) -> None:
     """Draw input, reconstruction and anomaly map of held-out frames, as they came and disturbed."""
-    count = min(_SHOWN, len(samples.normal))
-    clips = np.concatenate([samples.normal[:count], samples.disturbed[:count]])
+    count = min(_SHOWN, len(samples.calibration))
+    clips = np.concatenate([samples.calibration[:count], samples.disturbed[:count]])
     device = detector.cell_mean.device
     with torch.inference_mode():
         frames = torch.from_numpy(clips).to(device)

@@ -1,0 +1,224 @@
+"""Builds a bundle: export, convert, calibrate where the precision needs it, compare, write all or nothing."""
+
+import copy
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from contract.errors import BundleError, ConfigError, ParityError
+from contract.manifest import (
+    MANIFEST_NAME,
+    MODEL_CARD_NAME,
+    Manifest,
+    ModelShape,
+    ParityRow,
+    Precision,
+    digest_file,
+    open_bundle,
+)
+from contract.runtime import Detector as DetectorSession
+from contract.runtime import open_session
+from contract.scoring import Calibration, FloatArray, calibrate, cell_statistics
+from exporter.graphs import Feed, export_graph, to_precision
+from exporter.model_card import model_card
+from exporter.parity import Graph, measure_parity, require_parity
+from trainer.checkpoint import CHECKPOINT_NAME, Checkpoint, Samples, load_checkpoint, load_samples
+from trainer.model import Detector, to_images
+
+_AUROC_LOSS_ACCEPTED: Final = {"fp32": 0.0, "fp16": 0.002, "int8": 0.01}
+_PARITY_CLIPS: Final = 24
+
+
+@dataclass(frozen=True)
+class _Graphs:
+    encoder: onnx.ModelProto
+    decoder: onnx.ModelProto
+    detector: onnx.ModelProto
+
+
+def build_bundle(
+    run: Path,
+    out: Path,
+    precision: Precision = "fp32",
+    name: str | None = None,
+    *,
+    overwrite: bool = False,
+    on_parity: Callable[[tuple[ParityRow, ...]], None] | None = None,
+) -> Manifest:
+    """Export a run to a bundle.
+
+    The bundle is written into a folder beside ``out`` and renamed, so that ``out`` is whole or absent.
+
+    Args:
+        run: Run folder of the trainer.
+        out: Folder of the bundle.
+        precision: Format of weights and arithmetic.
+        name: Name of the bundle; that of ``out`` where None.
+        overwrite: Whether a bundle at ``out`` is replaced.
+        on_parity: Shown the parity rows before they are judged.
+
+    Raises:
+        ConfigError: ``out`` is in use, or the name is not one.
+        CheckpointError: The run cannot be used.
+        ParityError: The graphs differ from PyTorch; nothing is written.
+    """
+    name = _check_target(out, name, overwrite=overwrite)
+    checkpoint, samples = load_checkpoint(run), load_samples(run)
+    detector, calibration = checkpoint.detector, checkpoint.calibration
+    reference = copy.deepcopy(detector)
+    if precision == "int8":
+        # Quantization moves every cell's error, so its statistics and the threshold are set anew.
+        detector, calibration = _recalibrated(detector, samples, calibration)
+    graphs = _export(detector, precision, samples)
+    clips = np.concatenate([samples.calibration[:_PARITY_CLIPS], samples.disturbed[:_PARITY_CLIPS]])
+    runnable = {part: _runnable(getattr(graphs, part), part) for part in ("encoder", "decoder", "detector")}
+    thresholds = (checkpoint.calibration.threshold, calibration.threshold)
+    rows = measure_parity(reference, runnable, clips, thresholds, precision)
+    if on_parity is not None:
+        on_parity(rows)
+    require_parity(rows)
+    quality = _quality(reference, runnable["detector"], samples, precision)
+    return _write(out, name, run, checkpoint, calibration, graphs, precision, rows, quality, overwrite=overwrite)
+
+
+def _check_target(out: Path, name: str | None, *, overwrite: bool) -> str:
+    bundle_there = (out / MANIFEST_NAME).is_file()
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not bundle_there)):
+        raise ConfigError(f"--out {out} holds other files; name a new or empty folder")
+    if bundle_there and not overwrite:
+        raise ConfigError(f"--out {out} holds a bundle; name another folder or add --overwrite")
+    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", out.resolve().name)
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", name):
+        raise ConfigError(f"--name {name!r} must be 1 to 128 of A-Z a-z 0-9 . _ -")
+    return name
+
+
+def _export(detector: Detector, precision: Precision, samples: Samples) -> _Graphs:
+    autoencoder = detector.autoencoder
+    frames = torch.from_numpy(np.concatenate([samples.validation[:1], samples.disturbed[:1]]))
+    images = to_images(frames)
+    with torch.inference_mode():
+        latent = autoencoder.encoder(images)
+        all_images = to_images(torch.from_numpy(samples.validation))
+        all_latents = autoencoder.encoder(all_images).numpy()
+    frame_feeds: list[Feed] = [{"frames": clip[None]} for clip in (*samples.validation, *samples.disturbed[::4])]
+    image_feeds: list[Feed] = [{"images": image[None]} for image in all_images.numpy()]
+    latent_feeds: list[Feed] = [{"latent": row[None]} for row in all_latents]
+    return _Graphs(
+        to_precision(export_graph(autoencoder.encoder, images, "images", ["latent"]), precision, image_feeds),
+        to_precision(export_graph(autoencoder.decoder, latent, "latent", ["reconstruction"]), precision, latent_feeds),
+        to_precision(
+            export_graph(detector, frames, "frames", ["anomaly_score", "anomaly_map"]), precision, frame_feeds
+        ),
+    )
+
+
+def _recalibrated(detector: Detector, samples: Samples, before: Calibration) -> tuple[Detector, Calibration]:
+    detector = copy.deepcopy(detector)
+    with torch.inference_mode():
+        # With mean 0 and spread 1 the map is ln(1 + error), from which the error of the quantized graph is read back.
+        detector.cell_mean.zero_()
+        detector.cell_spread.fill_(1)
+        plain = _runnable(_export(detector, "int8", samples).detector, "detector")
+        mean, spread = cell_statistics(np.expm1(plain(samples.validation)[1]))
+        detector.cell_mean.copy_(torch.from_numpy(mean))
+        detector.cell_spread.copy_(torch.from_numpy(spread))
+    graph = _runnable(_export(detector, "int8", samples).detector, "detector")
+    calibration = calibrate(
+        graph(samples.calibration)[0],
+        frames_per_second=before.frames_per_second,
+        false_events_per_day=before.false_events_per_day,
+    )
+    return detector, calibration
+
+
+def _runnable(model: onnx.ModelProto, part: str) -> Graph:
+    session = open_session(model.SerializeToString(), "cpu", where=f"{part}.onnx")
+    input_name = session.get_inputs()[0].name
+
+    def run(inputs: npt.NDArray[np.generic]) -> list[FloatArray]:
+        return [np.asarray(output, np.float32) for output in session.run(None, {input_name: inputs})]
+
+    return run
+
+
+def _quality(reference: Detector, graph: Graph, samples: Samples, precision: Precision) -> dict[str, float]:
+    """AUROC between normal and disturbed clips, in PyTorch and in the graph."""
+    with torch.inference_mode():
+        torch_scores = [
+            reference(torch.from_numpy(clips))[0].numpy() for clips in (samples.calibration, samples.disturbed)
+        ]
+    graph_scores = [graph(clips)[0] for clips in (samples.calibration, samples.disturbed)]
+    before, after = _auroc(*torch_scores), _auroc(*graph_scores)
+    loss = before - after
+    if precision != "fp32" and loss > _AUROC_LOSS_ACCEPTED[precision]:
+        raise ParityError(
+            f"{precision} loses {loss:.4f} of AUROC on disturbed held-out frames, at most "
+            f"{_AUROC_LOSS_ACCEPTED[precision]} is accepted; no bundle was written"
+        )
+    return {"auroc_disturbed_pytorch": before, "auroc_disturbed": after, "auroc_loss": loss}
+
+
+def _auroc(normal: FloatArray, anomalous: FloatArray) -> float:
+    """Share of pairs in which the anomalous score is the higher one, ties counted half (Mann and Whitney, 1947)."""
+    higher = (anomalous[:, None] > normal[None]).mean()
+    return float(higher + (anomalous[:, None] == normal[None]).mean() / 2)
+
+
+def _write(
+    out: Path, name: str, run: Path, checkpoint: Checkpoint, calibration: Calibration, graphs: _Graphs,
+    precision: Precision, rows: tuple[ParityRow, ...], quality: dict[str, float], *, overwrite: bool,
+) -> Manifest:  # fmt: skip
+    config = checkpoint.detector.autoencoder.config
+    latent_shape = _latent_shape(graphs.encoder)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as parent:
+        folder = Path(parent) / "bundle"
+        folder.mkdir(mode=0o755)
+        for part in ("encoder", "decoder", "detector"):
+            (folder / f"{part}.onnx").write_bytes(getattr(graphs, part).SerializeToString())
+        draft = Manifest(
+            name=name,
+            version=hashlib.sha256((run / CHECKPOINT_NAME).read_bytes()).hexdigest()[:12],
+            precision=precision,
+            files={},
+            preprocessing=config.preprocessing,
+            shape=ModelShape(clip_frames=config.clip_frames, latent=latent_shape, anomaly_map=config.map_shape),
+            calibration=calibration,
+            event_rule=checkpoint.event_rule,
+            training=checkpoint.training,
+            parity=rows,
+            quality=quality,
+        )
+        (folder / MODEL_CARD_NAME).write_text(model_card(draft), encoding="utf-8")
+        files = {path.name: digest_file(path) for path in sorted(folder.iterdir())}
+        manifest = Manifest.model_validate({**draft.model_dump(), "files": files})
+        text = json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n"
+        (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+        # The worker's own start-up checks: what it would refuse is never put in place.
+        try:
+            DetectorSession(open_bundle(folder), "cpu")
+        except BundleError as error:
+            raise ParityError(f"the worker would refuse this bundle: {error}") from error
+        if overwrite and out.exists():
+            out.rename(Path(parent) / "replaced")
+        elif out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    return manifest
+
+
+def _latent_shape(encoder: onnx.ModelProto) -> tuple[int, ...]:
+    dimensions = encoder.graph.output[0].type.tensor_type.shape.dim
+    return tuple(dimension.dim_value for dimension in dimensions[1:])

@@ -1,0 +1,133 @@
+"""From PyTorch modules to checked, simplified ONNX graphs in the precision asked for."""
+
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any, Final
+
+import numpy.typing as npt
+import onnx
+import onnxslim
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from torch import nn
+
+from contract.errors import FramewatchError
+from contract.manifest import Precision
+
+OPSET: Final = 20
+_HALF_OPERATORS: Final = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LeakyRelu", "Sigmoid", "Reshape", "Flatten"}
+)
+_INT8_OPERATORS: Final = ("Conv", "Gemm", "MatMul")
+
+Feed = dict[str, npt.NDArray[Any]]
+
+
+def export_graph(
+    module: nn.Module, example: torch.Tensor, input_name: str, output_names: Sequence[str]
+) -> onnx.ModelProto:
+    """Export one module with a dynamic batch, simplify and check it.
+
+    Args:
+        module: In evaluation mode, on CPU.
+        example: Input of batch 2 or more.
+        input_name: Name of the input.
+        output_names: Names of the outputs, in order.
+
+    Raises:
+        FramewatchError: PyTorch cannot export it, or onnx finds a fault in the graph.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module.eval(),
+                (example,),
+                input_names=[input_name],
+                output_names=list(output_names),
+                dynamic_shapes=({0: batch},),
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        assert program is not None  # noqa: S101 - only without dynamo
+        model: onnx.ModelProto = onnxslim.slim(program.model_proto)
+        check(model)
+    except Exception as error:
+        raise FramewatchError(f"export of {input_name} -> {output_names[0]} failed: {str(error)[:300]}") from error
+    return model
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Check a graph with onnx, shapes included, and that no weight lies outside of it.
+
+    Raises:
+        ValueError: A weight is kept in another file.
+        onnx.checker.ValidationError: The graph is not valid.
+    """
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise ValueError("a weight is kept outside of the graph")
+    onnx.checker.check_model(model, full_check=True)
+
+
+def to_precision(model: onnx.ModelProto, precision: Precision, feeds: Sequence[Feed]) -> onnx.ModelProto:
+    """Convert a graph's convolutions and fully connected layers; scaling, error and calibration stay in fp32.
+
+    Args:
+        model: An fp32 graph.
+        precision: Format wanted.
+        feeds: Inputs whose activations set the ranges of int8.
+    """
+    if precision == "fp32":
+        return model
+    if precision == "fp16":
+        blocked = sorted({node.op_type for node in model.graph.node} - _HALF_OPERATORS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            converted = convert_float_to_float16(model, keep_io_types=True, op_block_list=blocked)
+        _sort_nodes(converted.graph)
+    else:
+        converted = _quantize(model, feeds)
+    check(converted)
+    return converted
+
+
+def _sort_nodes(graph: onnx.GraphProto) -> None:
+    """Put each node behind those it reads from: the fp16 conversion appends its casts at the end."""
+    maker = {output: place for place, node in enumerate(graph.node) for output in node.output}
+    order = TopologicalSorter(
+        {place: [maker[name] for name in node.input if name in maker] for place, node in enumerate(graph.node)}
+    )
+    nodes = [graph.node[place] for place in order.static_order()]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _quantize(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
+        onnx.save(model, before)
+        quantize_static(
+            before,
+            after,
+            _Feeds(feeds),
+            op_types_to_quantize=list(_INT8_OPERATORS),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return onnx.load(after)
+
+
+class _Feeds(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, feeds: Sequence[Feed]) -> None:
+        self._left: Iterator[Feed] = iter(feeds)
+
+    def get_next(self) -> Feed | None:
+        return next(self._left, None)
