@@ -30,11 +30,11 @@ from contract.manifest import (
 from contract.runtime import Detector as DetectorSession
 from contract.runtime import open_session
 from contract.scoring import Calibration, FloatArray, calibrate, cell_statistics
-from exporter.graphs import Feed, export_graph, to_precision
+from exporter.graphs import Feed, export_graph, halved, quantized
 from exporter.model_card import model_card
 from exporter.parity import Graph, measure_parity, require_parity
 from trainer.checkpoint import CHECKPOINT_NAME, Checkpoint, Samples, load_checkpoint, load_samples
-from trainer.model import Detector, to_images
+from trainer.model import Autoencoder, Detector, to_images
 
 _AUROC_LOSS_ACCEPTED: Final = {"fp32": 0.0, "fp16": 0.002, "int8": 0.01}
 _PARITY_CLIPS: Final = 24
@@ -105,22 +105,34 @@ def _check_target(out: Path, name: str | None, *, overwrite: bool) -> str:
 
 
 def _export(detector: Detector, precision: Precision, samples: Samples) -> _Graphs:
+    if precision == "fp16":
+        detector = halved(detector)
     autoencoder = detector.autoencoder
     frames = torch.from_numpy(np.concatenate([samples.validation[:1], samples.disturbed[:1]]))
     images = to_images(frames)
     with torch.inference_mode():
         latent = autoencoder.encoder(images)
-        all_images = to_images(torch.from_numpy(samples.validation))
-        all_latents = autoencoder.encoder(all_images).numpy()
-    frame_feeds: list[Feed] = [{"frames": clip[None]} for clip in (*samples.validation, *samples.disturbed[::4])]
-    image_feeds: list[Feed] = [{"images": image[None]} for image in all_images.numpy()]
-    latent_feeds: list[Feed] = [{"latent": row[None]} for row in all_latents]
+    graphs = _Graphs(
+        export_graph(autoencoder.encoder, images, "images", ["latent"]),
+        export_graph(autoencoder.decoder, latent, "latent", ["reconstruction"]),
+        export_graph(detector, frames, "frames", ["anomaly_score", "anomaly_map"]),
+    )
+    return _quantized(graphs, autoencoder, samples) if precision == "int8" else graphs
+
+
+def _quantized(graphs: _Graphs, autoencoder: Autoencoder, samples: Samples) -> _Graphs:
+    clips = np.concatenate([samples.validation, samples.disturbed[::4]])
+    with torch.inference_mode():
+        images = to_images(torch.from_numpy(clips))
+        latents = autoencoder.encoder(images).numpy()
+
+    def feeds(name: str, values: npt.NDArray[np.generic]) -> list[Feed]:
+        return [{name: value[None]} for value in values]
+
     return _Graphs(
-        to_precision(export_graph(autoencoder.encoder, images, "images", ["latent"]), precision, image_feeds),
-        to_precision(export_graph(autoencoder.decoder, latent, "latent", ["reconstruction"]), precision, latent_feeds),
-        to_precision(
-            export_graph(detector, frames, "frames", ["anomaly_score", "anomaly_map"]), precision, frame_feeds
-        ),
+        quantized(graphs.encoder, feeds("images", images.numpy())),
+        quantized(graphs.decoder, feeds("latent", latents)),
+        quantized(graphs.detector, feeds("frames", clips)),
     )
 
 

@@ -1,9 +1,9 @@
 """From PyTorch modules to checked, simplified ONNX graphs in the precision asked for."""
 
+import copy
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,16 +12,12 @@ import onnx
 import onnxslim
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
 
 from contract.errors import FramewatchError
-from contract.manifest import Precision
+from trainer.model import Detector
 
 OPSET: Final = 20
-_HALF_OPERATORS: Final = frozenset(
-    {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LeakyRelu", "Sigmoid", "Reshape", "Flatten"}
-)
 _INT8_OPERATORS: Final = ("Conv", "Gemm", "MatMul")
 
 Feed = dict[str, npt.NDArray[Any]]
@@ -76,40 +72,33 @@ def check(model: onnx.ModelProto) -> None:
     onnx.checker.check_model(model, full_check=True)
 
 
-def to_precision(model: onnx.ModelProto, precision: Precision, feeds: Sequence[Feed]) -> onnx.ModelProto:
-    """Convert a graph's convolutions and fully connected layers; scaling, error and calibration stay in fp32.
+class _Half(nn.Module):
+    """A part that computes in fp16 between fp32 input and output."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part.half()
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.part(values.half())
+        return output.float()
+
+
+def halved(detector: Detector) -> Detector:
+    """Copy a detector so that encoder and decoder compute in fp16; scaling, error and calibration stay in fp32."""
+    copied = copy.deepcopy(detector)
+    copied.autoencoder.encoder = _Half(copied.autoencoder.encoder)  # type: ignore[assignment]
+    copied.autoencoder.decoder = _Half(copied.autoencoder.decoder)  # type: ignore[assignment]
+    return copied
+
+
+def quantized(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
+    """Convert an fp32 graph's convolutions and fully connected layers to static int8.
 
     Args:
         model: An fp32 graph.
-        precision: Format wanted.
-        feeds: Inputs whose activations set the ranges of int8.
+        feeds: Inputs whose activations set the ranges.
     """
-    if precision == "fp32":
-        return model
-    if precision == "fp16":
-        blocked = sorted({node.op_type for node in model.graph.node} - _HALF_OPERATORS)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            converted = convert_float_to_float16(model, keep_io_types=True, op_block_list=blocked)
-        _sort_nodes(converted.graph)
-    else:
-        converted = _quantize(model, feeds)
-    check(converted)
-    return converted
-
-
-def _sort_nodes(graph: onnx.GraphProto) -> None:
-    """Put each node behind those it reads from: the fp16 conversion appends its casts at the end."""
-    maker = {output: place for place, node in enumerate(graph.node) for output in node.output}
-    order = TopologicalSorter(
-        {place: [maker[name] for name in node.input if name in maker] for place, node in enumerate(graph.node)}
-    )
-    nodes = [graph.node[place] for place in order.static_order()]
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
-def _quantize(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         onnx.save(model, before)
@@ -122,7 +111,9 @@ def _quantize(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        return onnx.load(after)
+        converted = onnx.load(after)
+    check(converted)
+    return converted
 
 
 class _Feeds(CalibrationDataReader):  # type: ignore[misc]
