@@ -66,6 +66,7 @@ def load_settings(
     file: Path | None = None,
     flags: Mapping[str, Any] | None = None,
     environment: bool = False,
+    fallback: Mapping[str, Any] | None = None,
 ) -> SettingsT:
     """Build settings from flags, then the environment, then a YAML file, then the defaults.
 
@@ -74,11 +75,14 @@ def load_settings(
         file: YAML file whose top level is a mapping of fields.
         flags: Values by dotted field name (``"kafka.group_id"``); those that are None were not given.
         environment: Whether ``FRAMEWATCH_*`` variables are read; unknown ones are then refused.
+        fallback: Fields that stand in where nothing else gives them.
 
     Raises:
         ConfigError: A key is unknown, or a value is missing, of another type or out of range.
     """
-    merged: dict[str, Any] = _read_yaml(file) if file is not None else {}
+    merged: dict[str, Any] = dict(fallback or {})
+    if file is not None:
+        _deep_update(merged, _read_yaml(file))
     if environment:
         _deep_update(merged, _read_environment(cls))
     for dotted, value in (flags or {}).items():

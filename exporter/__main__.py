@@ -27,7 +27,6 @@ def _set_up() -> None:
     # The libraries underneath announce each of their passes.
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.ERROR)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 
 
 @app.command()
@@ -46,6 +45,8 @@ def build(
     from exporter.build import build_bundle
     from exporter.parity import parity_table
 
+    # Importing torch sets its loggers up anew; this one tells of packages that nothing here needs.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     manifest = build_bundle(
         run,
         out,

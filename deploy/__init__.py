@@ -1,0 +1,1 @@
+"""What runs the parts: a local Kafka, the demo, containers, Kubernetes and dashboards."""

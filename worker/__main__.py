@@ -1,0 +1,229 @@
+"""The worker's command line; the only place that reads settings and wires real clients."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from contract.command_line import run_command_line
+from contract.errors import ConfigError
+from contract.manifest import open_bundle
+from contract.runtime import Autoencoder, Detector, Provider
+from contract.settings import load_settings
+from contract.source import open_source
+from worker.logs import set_up_logs
+from worker.settings import KafkaSettings, WorkerSettings
+
+app = typer.Typer(
+    help="Scores camera frames with a bundle: live from Kafka, or from files.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+_console = Console(stderr=True)
+
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
+Servers = Annotated[str | None, typer.Option("--bootstrap-servers", help="HOST:PORT of a broker.")]
+ProviderName = Annotated[str, typer.Option("--provider", help="auto, cuda or cpu.")]
+Source = Annotated[str, typer.Argument(help="Footage: video, folder, camera or kafka:// address; see docs.")]
+BundleFolder = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
+
+
+@app.command()
+def run(
+    config: Config = None,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle.")] = None,
+    bootstrap_servers: Servers = None,
+    group_id: Annotated[str | None, typer.Option(help="Consumer group.")] = None,
+    scores_topic: Annotated[str | None, typer.Option(help="Topic of one small record a frame.")] = None,
+    provider: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="In place of the bundle's.")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Port of metrics and probes; 0 takes a free one.")] = None,
+) -> None:
+    """Score frames from Kafka and publish alerts, until SIGTERM or Ctrl-C."""
+    settings = _worker_settings(config, bundle, bootstrap_servers, provider, {
+        "kafka.group_id": group_id, "kafka.scores_topic": scores_topic, "threshold": threshold, "http.port": http_port,
+    })  # fmt: skip
+    set_up_logs(settings.log_format, settings.log_level)
+    from worker.run import run_worker
+
+    run_worker(settings)
+
+
+@app.command()
+def check(
+    config: Config = None,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle.")] = None,
+    bootstrap_servers: Servers = None,
+    provider: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+) -> int:
+    """Check settings, bundle, provider, broker and topics: one line each."""
+    settings = _worker_settings(config, bundle, bootstrap_servers, provider, {})
+    set_up_logs(settings.log_format, "ERROR")
+    from worker.check import check_all
+
+    worst = 0
+    for line in check_all(settings):
+        typer.echo(f"{'ok  ' if line.error is None else 'FAIL'}  {line.name}: {line.text}")
+        worst = max(worst, line.error.exit_code if line.error is not None else 0)
+    return worst
+
+
+@app.command()
+def score(
+    bundle: BundleFolder,
+    source: Source,
+    out: Annotated[Path, typer.Option(help="CSV file to write.")],
+    events: Annotated[Path | None, typer.Option(help="File for alerts as JSON lines.")] = None,
+    camera_id: Annotated[str | None, typer.Option(help="Camera in the output; the clip's name if not given.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="In place of the bundle's.")] = None,
+    provider: ProviderName = "auto",
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Frames in a batch.")] = 16,
+) -> None:
+    """Score footage without Kafka: the same engine and numbers as live."""
+    from contract.frame import FrameLimits
+    from worker.alerts_view import describe
+    from worker.score import score_clips, write_scores
+
+    clips = open_source(source)
+    detector = Detector(open_bundle(bundle), _provider(provider))
+    rows = score_clips(detector, clips, camera_id=camera_id, threshold=threshold, batch=batch, limits=FrameLimits())
+    count, ended = write_scores(rows, out, events)
+    for alert in ended:
+        _console.print(
+            f"frames {alert.data.frames.first_offset}-{alert.data.frames.last_offset}: {describe(alert)}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+    _console.print(f"{count} frames, {len(ended)} events, on {detector.provider}", highlight=False)
+    typer.echo(out)
+
+
+@app.command()
+def embed(
+    bundle: BundleFolder,
+    source: Source,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    provider: ProviderName = "auto",
+) -> None:
+    """Write the latents of footage as .npy, and a 2-D picture of them."""
+    from contract.frame import FrameLimits
+    from worker.latents import embed as embed_clips
+
+    clips, opened = open_source(source), open_bundle(bundle)
+    count = embed_clips(Autoencoder(opened, _provider(provider)), opened.manifest, clips, out, FrameLimits())
+    _console.print(f"{count} latents of shape {list(opened.manifest.shape.latent)}", highlight=False)
+    typer.echo(out)
+
+
+@app.command()
+def denoise(
+    bundle: BundleFolder,
+    source: Source,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    provider: ProviderName = "auto",
+) -> None:
+    """Write footage as the autoencoder redraws it, one PNG a frame."""
+    from contract.frame import FrameLimits
+    from worker.latents import denoise as denoise_clips
+
+    clips, opened = open_source(source), open_bundle(bundle)
+    count = denoise_clips(Autoencoder(opened, _provider(provider)), opened.manifest, clips, out, FrameLimits())
+    _console.print(f"{count} frames", highlight=False)
+    typer.echo(out)
+
+
+@app.command()
+def publish(
+    source: Source,
+    camera_id: Annotated[str, typer.Option(help="Key of the frames.")],
+    topic: Annotated[str, typer.Option(help="Topic of frames.")] = "frames",
+    fps: Annotated[float | None, typer.Option(min=0.001, max=100_000, help="Rate, in place of the footage's.")] = None,
+    loop: Annotated[int, typer.Option(min=1, help="Times the footage is sent.")] = 1,
+    config: Config = None,
+    bootstrap_servers: Servers = None,
+    *,
+    max_speed: Annotated[bool, typer.Option("--max-speed", help="Do not wait between frames.")] = False,
+) -> None:
+    """Send footage to a topic as a camera would."""
+    if fps is not None and max_speed:
+        raise ConfigError("give --fps or --max-speed, not both")
+    kafka = _kafka_settings(config, bootstrap_servers)
+    clips = open_source(source)
+    from worker.publish import publish as publish_clips
+
+    with _console.status("publishing") as status:
+        count = publish_clips(
+            clips, camera_id, topic, kafka, frames_per_second=fps, max_speed=max_speed, loop=loop,
+            on_frame=lambda sent: status.update(f"publishing, {sent} frames sent"),
+        )  # fmt: skip
+    _console.print(f"{count} frames sent to {topic}", highlight=False)
+
+
+@app.command()
+def alerts(
+    topic: Annotated[str, typer.Option(help="Topic of alerts.")] = "alerts",
+    config: Config = None,
+    bootstrap_servers: Servers = None,
+    idle_seconds: Annotated[float | None, typer.Option(min=0, help="End after this long without an alert.")] = None,
+    *,
+    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Begin with the oldest held.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON an alert, as on the topic.")] = False,
+) -> None:
+    """Show alerts as they come, as a live table or as JSON lines."""
+    from worker.alerts_view import AlertTable, as_json_line, describe, follow_alerts, parse_alert
+
+    kafka = _kafka_settings(config, bootstrap_servers)
+    values = follow_alerts(kafka, topic, from_beginning=from_beginning, idle_seconds=idle_seconds)
+    if as_json:
+        for value in values:
+            if value is not None:
+                sys.stdout.write(as_json_line(value) + "\n")
+                sys.stdout.flush()
+        return
+    output = Console()
+    if not output.is_terminal:
+        for value in values:
+            alert = parse_alert(value) if value is not None else None
+            if alert is not None:
+                sys.stdout.write(describe(alert) + "\n")
+                sys.stdout.flush()
+        return
+    table = AlertTable()
+    with Live(table.render(), console=output, refresh_per_second=4) as live:
+        for value in values:
+            if value is not None and table.add(value):
+                live.update(table.render())
+
+
+def _worker_settings(
+    config: Path | None, bundle: Path | None, servers: str | None, provider: str | None, flags: dict[str, Any]
+) -> WorkerSettings:
+    named = {"bundle": bundle, "kafka.bootstrap_servers": servers, "provider": provider}
+    return load_settings(WorkerSettings, file=config, flags={**named, **flags}, environment=True)
+
+
+def _kafka_settings(config: Path | None, servers: str | None) -> KafkaSettings:
+    # These commands need no bundle, but read the same file and environment as `run`.
+    flags = {"kafka.bootstrap_servers": servers}
+    settings = load_settings(WorkerSettings, file=config, flags=flags, environment=True, fallback={"bundle": Path()})
+    set_up_logs(settings.log_format, "WARNING")
+    return settings.kafka
+
+
+def _provider(name: str) -> Provider:
+    names: dict[str, Provider] = {"auto": "auto", "cuda": "cuda", "cpu": "cpu"}
+    if name not in names:
+        raise ConfigError(f"--provider {name!r} is not one of {', '.join(names)}")
+    return names[name]
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run_command_line(app, "worker"))
+
+
+if __name__ == "__main__":
+    main()

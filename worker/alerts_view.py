@@ -1,0 +1,148 @@
+"""``worker alerts``: a live table of what is on the alerts topic, or its records as JSON lines."""
+
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from pydantic import ValidationError
+from rich.markup import escape
+from rich.table import Table
+
+from contract.alert import Alert
+from contract.errors import ConfigError
+from worker.kafka_clients import connection, mapped_errors
+from worker.settings import KafkaSettings
+
+_POLL_MS = 500
+_SHOWN = 20
+_SEVERITY_STYLE = {"low": "cyan", "medium": "yellow", "high": "red", "critical": "bold white on red"}
+
+
+def follow_alerts(
+    kafka: KafkaSettings, topic: str, *, from_beginning: bool, idle_seconds: float | None
+) -> Iterator[bytes | None]:
+    """Read the alerts topic for ever, in no group and committing nothing.
+
+    Args:
+        kafka: The broker.
+        topic: Topic of alerts.
+        from_beginning: Whether to begin with the oldest record held.
+        idle_seconds: Time without a record after which to end; never where None.
+
+    Yields:
+        A record's value, or None about twice a second where there was none.
+
+    Raises:
+        ConfigError: The topic is not there.
+        BrokerUnavailableError: No broker answers.
+    """
+    with mapped_errors(kafka):
+        consumer = KafkaConsumer(
+            **connection(kafka), group_id=None, enable_auto_commit=False, isolation_level="read_committed",
+            fetch_max_wait_ms=100,
+        )  # fmt: skip
+    try:
+        with mapped_errors(kafka):
+            numbers = consumer.partitions_for_topic(topic)
+            if not numbers:
+                raise ConfigError(f"topic {topic} is not on {kafka.bootstrap_servers}; create it, or name another")
+            partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
+            consumer.assign(partitions)
+            (consumer.seek_to_beginning if from_beginning else consumer.seek_to_end)(*partitions)
+            for partition in partitions:
+                consumer.position(partition)
+        heard_at = time.monotonic()
+        while idle_seconds is None or time.monotonic() - heard_at < idle_seconds:
+            with mapped_errors(kafka):
+                polled = consumer.poll(timeout_ms=_POLL_MS)
+            records = sorted(
+                (record for part in polled.values() for record in part), key=lambda record: record.timestamp
+            )
+            for record in records:
+                heard_at = time.monotonic()
+                if record.value:
+                    yield record.value
+            if not records:
+                yield None
+    finally:
+        consumer.close()
+
+
+class AlertTable:
+    """The latest events as a table: one row an event, newest first."""
+
+    def __init__(self) -> None:
+        self._events: OrderedDict[str, Alert] = OrderedDict()
+
+    def add(self, value: bytes) -> bool:
+        """Take a record's value; False where it is no alert."""
+        try:
+            alert = Alert.model_validate_json(value)
+        except ValidationError:
+            return False
+        self._events[alert.data.event_id] = alert
+        self._events.move_to_end(alert.data.event_id)
+        while len(self._events) > _SHOWN:
+            self._events.popitem(last=False)
+        return True
+
+    def render(self) -> Table:
+        """Lay the events out for a terminal."""
+        table = Table(title="Framewatch alerts", caption="Ctrl-C ends", expand=False)
+        for column in ("camera", "state", "since", "lasted", "peak score", "threshold", "severity", "area", "offsets"):
+            table.add_column(
+                column, justify="right" if column in {"lasted", "peak score", "threshold", "area"} else "left"
+            )
+        for alert in reversed(self._events.values()):
+            table.add_row(*_cells(alert))
+        return table
+
+
+def describe(alert: Alert) -> str:
+    """Say an alert in one line."""
+    data = alert.data
+    since = datetime.fromtimestamp(data.started_at_ms / 1000).astimezone().strftime("%H:%M:%S")
+    return (
+        f"{alert.subject} {alert.type.split('.')[2]} since {since}, peak {data.peak_score:.2f} "
+        f"(threshold {data.threshold:.2f}), {data.severity}, {data.anomalous_area_percent:.0f}% of the picture"
+    )
+
+
+def parse_alert(value: bytes) -> Alert | None:
+    """Read a record's value as an alert; None where it is none."""
+    try:
+        return Alert.model_validate_json(value)
+    except ValidationError:
+        return None
+
+
+def as_json_line(value: bytes) -> str:
+    """A record's value as one line of JSON; what is not JSON is wrapped as a string."""
+    try:
+        content: Any = json.loads(value)
+    except ValueError:
+        content = {"unreadable": value[:1000].decode(errors="replace")}
+    return json.dumps(content)
+
+
+def _cells(alert: Alert) -> list[str]:
+    data = alert.data
+    state = alert.type.split(".")[2]
+    since = datetime.fromtimestamp(data.started_at_ms / 1000).astimezone()
+    lasted = (data.ended_at_ms or round(alert.time.timestamp() * 1000)) - data.started_at_ms
+    style = _SEVERITY_STYLE[data.severity]
+    return [
+        escape(alert.subject),
+        "[green]ended[/]" if state == "ended" else f"[bold]{state}[/]",
+        since.strftime("%m-%d %H:%M:%S"),
+        f"{lasted / 1000:.1f} s",
+        f"{data.peak_score:.2f}",
+        f"{data.threshold:.2f}",
+        f"[{style}]{data.severity}[/]",
+        f"{data.anomalous_area_percent:.0f}%",
+        escape(f"{data.frames.topic}[{data.frames.partition}]@{data.frames.first_offset}-{data.frames.last_offset}"),
+    ]

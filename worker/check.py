@@ -1,0 +1,74 @@
+"""``worker check``: each thing the worker needs, one line each, before it is needed."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from contract.errors import BundleError, FramewatchError
+from contract.manifest import Bundle, open_bundle
+from contract.runtime import Detector
+from worker.kafka_clients import open_consumer, require_topics
+from worker.settings import WorkerSettings
+
+
+class CheckLine(NamedTuple):
+    """One thing that was checked.
+
+    Attributes:
+        name: What.
+        text: What was found, or what is wrong and what to do.
+        error: None where it is well.
+    """
+
+    name: str
+    text: str
+    error: FramewatchError | None
+
+
+def check_all(settings: WorkerSettings) -> Iterator[CheckLine]:
+    """Check settings, bundle, provider, broker and topics, in that order; later ones are tried whatever fails."""
+    yield CheckLine("settings", "valid", None)
+    bundle: Bundle | None = None
+
+    def see_bundle() -> str:
+        nonlocal bundle
+        bundle = open_bundle(settings.bundle)
+        manifest = bundle.manifest
+        p = manifest.preprocessing
+        return (
+            f"{manifest.name} {manifest.version} {manifest.precision}, {p.width}x{p.height}, threshold "
+            f"{manifest.calibration.threshold:.3f}, digests match"
+        )
+
+    def see_provider() -> str:
+        if bundle is None:
+            raise BundleError("not tried, there is no bundle to run")
+        return Detector(bundle, settings.provider, settings.threads).provider
+
+    yield _try("bundle", see_bundle)
+    yield _try("provider", see_provider)
+    yield from _check_broker(settings)
+
+
+def _check_broker(settings: WorkerSettings) -> Iterator[CheckLine]:
+    try:
+        consumer = open_consumer(settings.kafka)
+    except FramewatchError as error:
+        yield CheckLine("broker", str(error), error)
+        return
+    try:
+        yield CheckLine("broker", f"{settings.kafka.bootstrap_servers} answers", None)
+
+        def see_topics() -> str:
+            require_topics(consumer, settings.kafka)
+            return "all there"
+
+        yield _try("topics", see_topics)
+    finally:
+        consumer.close(autocommit=False)
+
+
+def _try(name: str, see: Callable[[], str]) -> CheckLine:
+    try:
+        return CheckLine(name, see(), None)
+    except FramewatchError as error:
+        return CheckLine(name, str(error), error)

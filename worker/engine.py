@@ -1,0 +1,232 @@
+"""The per-frame core: frames in, scores and alerts out. It does no I/O; ``run`` and ``score`` share it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.alert import Alert, AnomalyData, FrameReference, make_alert, make_event_id
+from contract.errors import FrameError
+from contract.event import RULE_VERSION, Event, EventRule, EventTracker, Transition
+from contract.frame import FrameLimits, decode_frame
+from contract.manifest import Bundle
+from contract.scoring import FloatArray, anomalous_area, anomalous_boxes, severity
+from contract.window import ClipWindow
+from worker.pictures import heat_map, snapshot
+
+_DEFAULT_PICTURE_BYTES: Final = 192 * 1024
+
+
+class BatchScorer(Protocol):
+    """What the engine needs of a detector."""
+
+    bundle: Bundle
+
+    def score(self, frames: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
+        """Score clips, uint8 (batch, clip_frames, height, width, channels): scores (batch,), maps (batch, r, c)."""
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingFrame:
+    """One encoded frame and where it stands.
+
+    Attributes:
+        camera_id: Who sent it.
+        topic: Topic, or the clip's name.
+        partition: Partition.
+        offset: Offset, or the frame's index in the clip.
+        captured_at_ms: Capture time, ms since 1970 (since the clip's start for files).
+        data: JPEG or PNG; None where the record had no value.
+    """
+
+    camera_id: str
+    topic: str
+    partition: int
+    offset: int
+    captured_at_ms: int
+    data: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one frame: a score, or the reason why there is none.
+
+    Attributes:
+        frame: The frame.
+        anomaly_score: None where the frame was rejected.
+        is_anomalous: Whether the score reached the threshold.
+        error: Why the frame was rejected.
+        alerts: What this frame told about events.
+    """
+
+    frame: IncomingFrame
+    anomaly_score: float | None = None
+    is_anomalous: bool = False
+    error: FrameError | None = None
+    alerts: tuple[Alert, ...] = ()
+
+
+@dataclass(slots=True)
+class _Peak:
+    data: bytes
+    anomaly_map: FloatArray
+
+
+@dataclass(slots=True)
+class _Camera:
+    """What is kept of one camera between frames: a clip, a few numbers, and the peak frame of an open event."""
+
+    window: ClipWindow
+    tracker: EventTracker
+    scored: int = 0
+    # Position of a frame among those scored, to its offset and capture time; for the pending event alone.
+    places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    peak: _Peak | None = None
+
+
+class Engine:
+    """Scores frames of many cameras in batches and follows each camera's events.
+
+    Args:
+        detector: Scores clips of frames.
+        threshold: In place of the bundle's.
+        event_rule: In place of the bundle's.
+        limits: What a frame may declare.
+        picture_max_bytes: Size up to which pictures travel in alerts.
+        on_stage: Told of each stage as it begins, for metrics: ``decode``, ``infer``, ``events``.
+    """
+
+    def __init__(
+        self,
+        detector: BatchScorer,
+        *,
+        threshold: float | None = None,
+        event_rule: EventRule | None = None,
+        limits: FrameLimits | None = None,
+        picture_max_bytes: int = _DEFAULT_PICTURE_BYTES,
+        on_stage: Callable[[str], None] | None = None,
+    ) -> None:
+        manifest = detector.bundle.manifest
+        self._detector = detector
+        self._manifest = manifest
+        self._bundle = detector.bundle.reference
+        self.threshold = manifest.calibration.threshold if threshold is None else threshold
+        self._release = min(manifest.calibration.release_threshold, self.threshold)
+        self._rule = event_rule or manifest.event_rule
+        self._limits = limits or FrameLimits()
+        self._picture_max_bytes = picture_max_bytes
+        self._on_stage = on_stage or (lambda _stage: None)
+        self._cameras: dict[tuple[str, int, str], _Camera] = {}
+
+    def process(self, frames: Sequence[IncomingFrame]) -> list[Outcome]:
+        """Score frames and say what they tell, in the order given; a camera's frames must come in theirs.
+
+        A frame that cannot be decoded is an outcome with an error, and the camera goes on without it.
+
+        Raises:
+            BundleError: The model gives scores that are not finite.
+            FramewatchError: The model failed while running; no camera's state has changed for good: stop.
+        """
+        self._on_stage("decode")
+        decoded = [self._decode(frame) for frame in frames]
+        clips = [clip for clip in decoded if not isinstance(clip, FrameError)]
+        self._on_stage("infer")
+        scores: list[tuple[float, FloatArray]] = []
+        if clips:
+            batch_scores, batch_maps = self._detector.score(np.stack(clips))
+            scores = list(zip(batch_scores.tolist(), batch_maps, strict=True))
+        self._on_stage("events")
+        left = iter(scores)
+        outcomes = []
+        for frame, clip in zip(frames, decoded, strict=True):
+            if isinstance(clip, FrameError):
+                outcomes.append(Outcome(frame, error=clip))
+            else:
+                score, anomaly_map = next(left)
+                alerts = self._follow(frame, score, anomaly_map)
+                outcomes.append(Outcome(frame, score, score >= self.threshold, alerts=alerts))
+        return outcomes
+
+    def close_events(self) -> list[Alert]:
+        """End every open event because the footage ends; for files, never live."""
+        alerts = []
+        for (topic, partition, camera_id), camera in self._cameras.items():
+            told = camera.tracker.close()
+            if told is not None:
+                alerts.append(self._alert(topic, partition, camera_id, camera, *told))
+        self._cameras.clear()
+        return alerts
+
+    def forget(self, partitions: Iterable[tuple[str, int]]) -> None:
+        """Drop what is kept of the cameras of partitions that another worker now has."""
+        gone = set(partitions)
+        for key in [key for key in self._cameras if key[:2] in gone]:
+            del self._cameras[key]
+
+    def _decode(self, frame: IncomingFrame) -> npt.NDArray[np.uint8] | FrameError:
+        try:
+            pixels = decode_frame(frame.data or b"", self._manifest.preprocessing, self._limits)
+        except FrameError as error:
+            return error
+        return self._camera(frame).window.push(pixels)
+
+    def _camera(self, frame: IncomingFrame) -> _Camera:
+        key = frame.topic, frame.partition, frame.camera_id
+        camera = self._cameras.get(key)
+        if camera is None:
+            tracker = EventTracker(self._rule, self.threshold, self._release)
+            camera = self._cameras[key] = _Camera(ClipWindow(self._manifest.shape.clip_frames), tracker)
+        return camera
+
+    def _follow(self, frame: IncomingFrame, score: float, anomaly_map: FloatArray) -> tuple[Alert, ...]:
+        camera = self._camera(frame)
+        position, camera.scored = camera.scored, camera.scored + 1
+        told = camera.tracker.update(position, score)
+        event = told[1] if told is not None else camera.tracker.pending
+        if event is None:
+            camera.places.clear()
+            camera.peak = None
+            return ()
+        camera.places[position] = frame.offset, frame.captured_at_ms
+        if event.peak == position:
+            camera.peak = _Peak(frame.data or b"", anomaly_map)
+        kept = {event.first, event.peak, event.last}
+        camera.places = {place: where for place, where in camera.places.items() if place in kept}
+        if told is None:
+            return ()
+        at_ms = frame.captured_at_ms
+        return (self._alert(frame.topic, frame.partition, frame.camera_id, camera, *told, at_ms=at_ms),)
+
+    def _alert(
+        self, topic: str, partition: int, camera_id: str, camera: _Camera, transition: Transition, event: Event,
+        at_ms: int | None = None,
+    ) -> Alert:  # fmt: skip
+        (first, first_ms), (peak, peak_ms), (last, last_ms) = (
+            camera.places[place] for place in (event.first, event.peak, event.last)
+        )
+        tail = self._manifest.calibration.tail
+        p_value = tail.p_value(event.peak_score)
+        picture = camera.peak
+        data = AnomalyData(
+            event_id=make_event_id(topic, partition, first, camera_id, self._bundle.digest),
+            camera_id=camera_id,
+            started_at_ms=first_ms,
+            peak_at_ms=peak_ms,
+            ended_at_ms=last_ms if transition == "ended" else None,
+            peak_score=event.peak_score,
+            threshold=self.threshold,
+            p_value=p_value,
+            severity=severity(p_value, tail.p_value(self.threshold)),
+            anomalous_area_percent=anomalous_area(picture.anomaly_map, self.threshold) if picture else 0.0,
+            boxes=tuple(anomalous_boxes(picture.anomaly_map, self.threshold)) if picture else (),
+            heat_map=heat_map(picture.anomaly_map, self.threshold, self._picture_max_bytes) if picture else None,
+            snapshot=snapshot(picture.data, self._picture_max_bytes) if picture else None,
+            frames=FrameReference(
+                topic=topic, partition=partition, first_offset=first, peak_offset=peak, last_offset=last
+            ),
+            bundle=self._bundle,
+            rule_version=RULE_VERSION,
+        )
+        return make_alert(transition, event.updates, last_ms if at_ms is None else at_ms, data)

@@ -1,0 +1,84 @@
+"""``worker publish``: footage onto a topic, as a camera would send it."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from contract.errors import ConfigError, FootageError
+from contract.kafka_source import CAMERA_ID
+from contract.source import Clip
+from worker.kafka_clients import deliver, mapped_errors, open_producer
+from worker.records import CAPTURED_AT_HEADER, OutgoingRecord
+from worker.settings import KafkaSettings
+
+_CONFIRM_EVERY = 64
+
+
+def publish(
+    clips: Sequence[Clip],
+    camera_id: str,
+    topic: str,
+    kafka: KafkaSettings,
+    *,
+    frames_per_second: float | None,
+    max_speed: bool,
+    loop: int,
+    on_frame: Callable[[int], None],
+) -> int:
+    """Send every frame of the clips, keyed by camera, at the footage's own rate unless told otherwise.
+
+    The capture time of a frame is the moment it is sent. Every frame is confirmed by the broker before this returns; one that
+    was not may stand on the topic all the same.
+
+    Args:
+        clips: Footage.
+        camera_id: Key of the records.
+        topic: Topic of frames.
+        kafka: The broker.
+        frames_per_second: Rate, in place of the footage's.
+        max_speed: Whether to wait between frames at all.
+        loop: Times the footage is sent.
+        on_frame: Told the number of frames so far.
+
+    Returns:
+        The number of frames sent.
+
+    Raises:
+        ConfigError: The camera id or the topic is wrong.
+        BrokerUnavailableError: No broker answers.
+        DeliveryError: A frame was not confirmed.
+        FootageError: The footage could not be read, or holds no frame.
+    """
+    if not CAMERA_ID.fullmatch(camera_id):
+        raise ConfigError(f"--camera-id {camera_id!r} is not 1 to 128 of A-Z a-z 0-9 . _ -")
+    producer = open_producer(kafka, linger_ms=5)
+    sent = 0
+    try:
+        with mapped_errors(kafka):
+            if not producer.partitions_for(topic):
+                raise ConfigError(f"topic {topic} is not on the broker {kafka.bootstrap_servers}; create it first")
+        waiting: list[OutgoingRecord] = []
+        due = time.monotonic()
+        for _ in range(loop):
+            for clip in clips:
+                before_ms: int | None = None
+                for frame in clip.frames():
+                    if not max_speed and not clip.live:
+                        step = frame.captured_at_ms - before_ms if before_ms is not None else 0
+                        due += 1 / frames_per_second if frames_per_second else max(0, step) / 1000
+                        time.sleep(max(0.0, due - time.monotonic()))
+                    before_ms = frame.captured_at_ms
+                    now_ms = round(time.time() * 1000)
+                    headers = [(CAPTURED_AT_HEADER, str(now_ms).encode())]
+                    waiting.append(OutgoingRecord(topic, camera_id.encode(), frame.data, headers, now_ms))
+                    if len(waiting) >= (_CONFIRM_EVERY if max_speed else 1):
+                        deliver(producer, waiting, kafka)
+                        sent += len(waiting)
+                        waiting = []
+                        on_frame(sent)
+        deliver(producer, waiting, kafka)
+        sent += len(waiting)
+    finally:
+        producer.close(timeout=10)
+    if not sent:
+        raise FootageError("the source gives no frame")
+    return sent

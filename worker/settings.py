@@ -1,0 +1,210 @@
+"""Settings of the worker."""
+
+import ipaddress
+import stat
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from contract.event import EventRule
+from contract.frame import FrameLimits
+from contract.runtime import Provider
+from contract.settings import FrozenModel, Settings
+
+TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
+
+
+class KafkaSettings(FrozenModel):
+    """Where the broker is and how it is spoken to."""
+
+    bootstrap_servers: str = Field(
+        default="127.0.0.1:9092",
+        pattern=r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}(,(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5})*$",
+    )
+    """``HOST:PORT`` of one or more brokers, separated by commas."""
+
+    group_id: str = Field(default="framewatch", min_length=1, max_length=255)
+    """Consumer group; workers of one group share the partitions."""
+
+    frames_topic: str = Field(default="frames", pattern=TOPIC_PATTERN)
+    """Topic of camera frames."""
+
+    alerts_topic: str = Field(default="alerts", pattern=TOPIC_PATTERN)
+    """Topic of alerts."""
+
+    dead_letter_topic: str = Field(default="frames.dead-letter", pattern=TOPIC_PATTERN)
+    """Topic of frames that cannot be scored."""
+
+    scores_topic: str | None = Field(default=None, pattern=TOPIC_PATTERN)
+    """Topic of one small record a frame; none where not set."""
+
+    auto_offset_reset: Literal["earliest", "latest"] = "latest"
+    """Where a group that never committed begins."""
+
+    session_timeout_ms: int = Field(default=45_000, ge=6_000, le=1_800_000)
+    """Time without a heartbeat after which the group goes on without this worker."""
+
+    heartbeat_interval_ms: int = Field(default=3_000, ge=100, le=600_000)
+    """Time between heartbeats; at most a third of the session timeout."""
+
+    max_poll_interval_ms: int = Field(default=300_000, ge=1_000, le=86_400_000)
+    """Time for one batch after which the group goes on without this worker."""
+
+    fetch_bytes: int = Field(default=16 * 2**20, ge=2**20, le=256 * 2**20)
+    """Bytes fetched from a partition at once; at least the largest frame."""
+
+    delivery_timeout_ms: int = Field(default=60_000, ge=1_000, le=600_000)
+    """Time within which an alert must be confirmed; then the worker stops without committing."""
+
+    bootstrap_timeout_ms: int = Field(default=15_000, ge=1_000, le=600_000)
+    """Time within which a broker must answer at start."""
+
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How the connection is protected."""
+
+    allow_plaintext: bool = False
+    """Whether a connection without TLS may leave this machine."""
+
+    ssl_cafile: Path | None = None
+    """Certificates of the authorities that sign the brokers', PEM."""
+
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """How the worker logs in."""
+
+    sasl_username: str | None = None
+    """Who it logs in as."""
+
+    sasl_password: SecretStr | None = None
+    """Password; better from ``sasl_password_file`` or the environment than from a file of settings."""
+
+    sasl_password_file: Path | None = None
+    """File that holds the password, readable by its owner alone."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        topics = [self.frames_topic, self.alerts_topic, self.dead_letter_topic, self.scores_topic]
+        named = [topic for topic in topics if topic is not None]
+        if len(set(named)) != len(named):
+            raise ValueError("frames_topic, alerts_topic, dead_letter_topic and scores_topic must differ")
+        if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:
+            raise ValueError("heartbeat_interval_ms must be at most a third of session_timeout_ms")
+        if self.security_protocol.endswith("PLAINTEXT") and not self.allow_plaintext and not self._is_on_loopback():
+            raise ValueError(
+                f"{self.security_protocol} would leave this machine unprotected; set security_protocol to SSL or "
+                "SASL_SSL, or allow_plaintext to true"
+            )
+        if self.security_protocol.startswith("SASL") != (self.sasl_mechanism is not None):
+            raise ValueError("sasl_mechanism belongs with security_protocol SASL_SSL or SASL_PLAINTEXT")
+        if self.sasl_mechanism is not None and (not self.sasl_username or self.password() is None):
+            raise ValueError("sasl_mechanism needs sasl_username and sasl_password_file or sasl_password")
+        return self
+
+    def _is_on_loopback(self) -> bool:
+        hosts = [address.rpartition(":")[0].strip("[]") for address in self.bootstrap_servers.split(",")]
+        return all(host == "localhost" or _is_loopback_address(host) for host in hosts)
+
+    def password(self) -> SecretStr | None:
+        """The password, read from its file where one is named.
+
+        Raises:
+            ValueError: The file cannot be read, or others than its owner may read it.
+        """
+        if self.sasl_password_file is None:
+            return self.sasl_password
+        try:
+            if self.sasl_password_file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+                raise ValueError(f"sasl_password_file {self.sasl_password_file} is readable by others; chmod 600 it")
+            return SecretStr(self.sasl_password_file.read_text(encoding="utf-8").strip())
+        except OSError as error:
+            raise ValueError(f"sasl_password_file {self.sasl_password_file}: {error.strerror}") from error
+
+
+class BatchSettings(FrozenModel):
+    """How frames are gathered for the model."""
+
+    max_frames: int = Field(default=16, ge=1, le=1024)
+    """Frames in a batch at the most."""
+
+    deadline_ms: int = Field(default=50, ge=1, le=10_000)
+    """Time a batch waits for more frames after its first."""
+
+    commit_interval_ms: int = Field(default=500, ge=10, le=60_000)
+    """Time between two commits; what a killed worker did since its last is done again."""
+
+
+class HttpSettings(FrozenModel):
+    """Where metrics and probes are served."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+
+    port: int = Field(default=9464, ge=0, le=65_535)
+    """Port; 0 takes a free one."""
+
+    enabled: bool = True
+    """Whether they are served."""
+
+    allow_all_interfaces: bool = False
+    """Whether the address may be other than loopback."""
+
+    @model_validator(mode="after")
+    def _stays_home(self) -> Self:
+        if self.host != "localhost" and not _is_loopback_address(self.host) and not self.allow_all_interfaces:
+            raise ValueError(
+                f"host {self.host} can be reached from outside; set allow_all_interfaces to true if it should"
+            )
+        return self
+
+
+class WorkerSettings(Settings):
+    """What ``worker run`` does."""
+
+    bundle: Path
+    """Folder of the bundle."""
+
+    provider: Provider = "auto"
+    """``cuda``, ``cpu``, or ``auto``: CUDA where an NVIDIA device is present, CPU elsewhere."""
+
+    threads: int = Field(default=0, ge=0, le=256)
+    """Threads of the model on CPU; 0 for one a core."""
+
+    threshold: float | None = Field(default=None, gt=-100, lt=100)
+    """Score from which a frame is anomalous; the bundle's where not set."""
+
+    event_rule: EventRule | None = None
+    """How scores become events; the bundle's where not set."""
+
+    picture_max_bytes: int = Field(default=192 * 1024, ge=0, le=4 * 2**20)
+    """Size up to which a snapshot or heat map travels in an alert, bytes."""
+
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """``auto`` is text on a terminal and JSON lines elsewhere."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least grave message that is logged."""
+
+    kafka: KafkaSettings = KafkaSettings()
+    """The broker."""
+
+    batch: BatchSettings = BatchSettings()
+    """Batching."""
+
+    http: HttpSettings = HttpSettings()
+    """Metrics and probes."""
+
+    limits: FrameLimits = FrameLimits()
+    """What a frame may declare."""
+
+    @model_validator(mode="after")
+    def _frames_fit(self) -> Self:
+        if self.kafka.fetch_bytes < self.limits.max_frame_bytes:
+            raise ValueError("kafka.fetch_bytes must be at least limits.max_frame_bytes")
+        return self
+
+
+def _is_loopback_address(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,154 @@
+"""Prometheus metrics and the live and ready probes, served over HTTP.
+
+/metrics  Prometheus text format
+/livez    200 while the loop turns, 503 once it has not for longer than a batch may take
+/readyz   200 while partitions are assigned and the broker answers, 503 otherwise
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from socketserver import ThreadingMixIn
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, make_wsgi_app
+
+from contract.errors import ConfigError
+from worker.settings import HttpSettings
+
+_STAGE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_DELAY_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """What a worker counts. Every metric is in a registry of its own, so that two can live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.frames = Counter("framewatch_frames", "Frames finished", ["camera", "outcome"], registry=self.registry)
+        self.dead_letters = Counter(
+            "framewatch_dead_letters", "Frames that could not be scored", ["reason"], registry=self.registry
+        )
+        self.alerts = Counter("framewatch_alerts", "Alerts confirmed by the broker", ["type"], registry=self.registry)
+        self.stage_seconds = Histogram(
+            "framewatch_stage_seconds", "Time in a stage, by batch", ["stage"], buckets=_STAGE_BUCKETS,
+            registry=self.registry,
+        )  # fmt: skip
+        self.batch_frames = Histogram(
+            "framewatch_batch_frames",
+            "Frames in a batch",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=self.registry,
+        )
+        self.delay_seconds = Histogram(
+            "framewatch_capture_to_score_seconds",
+            "From capture to score",
+            buckets=_DELAY_BUCKETS,
+            registry=self.registry,
+        )
+        self.lag = Gauge(
+            "framewatch_lag_frames", "Frames on the topic behind the last scored", ["partition"], registry=self.registry
+        )
+        self.partitions = Gauge("framewatch_assigned_partitions", "Partitions assigned", registry=self.registry)
+        self.bundle = Info("framewatch_bundle", "Bundle and provider in use", registry=self.registry)
+        self._stage = ""
+        self._stage_began = 0.0
+
+    @contextmanager
+    def time_stage(self, stage: str) -> Iterator[None]:
+        """Time a stage of one batch."""
+        with self.stage_seconds.labels(stage).time():
+            yield
+
+    def begin_stage(self, stage: str) -> None:
+        """Time the engine's stages: each lasts until the next begins; an empty name ends the last."""
+        now = time.perf_counter()
+        if self._stage:
+            self.stage_seconds.labels(self._stage).observe(now - self._stage_began)
+        self._stage, self._stage_began = stage, now
+
+
+class Probes:
+    """What the probes answer from.
+
+    Args:
+        max_turn_seconds: Time the loop may take for one turn and still be called alive.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, max_turn_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_turn_seconds = max_turn_seconds
+        self._clock = clock
+        self._turned_at = clock()
+        self.ready = False
+
+    def turn(self) -> None:
+        """Say that the loop turns."""
+        self._turned_at = self._clock()
+
+    @property
+    def live(self) -> bool:
+        """Whether the loop turned lately."""
+        return self._clock() - self._turned_at < self._max_turn_seconds
+
+
+class TelemetryServer:
+    """Serves metrics and probes from a thread of its own; a context manager.
+
+    Raises:
+        ConfigError: The port is taken or the address is not this machine's.
+    """
+
+    def __init__(self, http: HttpSettings, metrics: Metrics, probes: Probes) -> None:
+        self._metrics_app = make_wsgi_app(metrics.registry)
+        self._probes = probes
+        self._server: WSGIServer | None = None
+        if http.enabled:
+            try:
+                self._server = make_server(http.host, http.port, self._answer, _Server, _QuietHandler)
+            except OSError as error:
+                raise ConfigError(
+                    f"http: cannot listen on {http.host}:{http.port}: {error.strerror}; choose another http.port, "
+                    "0 for a free one"
+                ) from error
+
+    @property
+    def port(self) -> int | None:
+        """Port served on; None where nothing is."""
+        return self._server.server_port if self._server else None
+
+    def __enter__(self) -> "TelemetryServer":
+        if self._server:
+            threading.Thread(target=self._server.serve_forever, name="telemetry", daemon=True).start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:  # noqa: ANN401
+        path = environ.get("PATH_INFO")
+        if path == "/metrics":
+            return self._metrics_app(environ, start_response)  # type: ignore[no-any-return]
+        answers = {"/livez": self._probes.live, "/readyz": self._probes.ready}
+        if path not in answers:
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"/metrics /livez /readyz\n"]
+        good = answers[path]
+        start_response("200 OK" if good else "503 Service Unavailable", [("Content-Type", "text/plain")])
+        return [b"ok\n" if good else b"no\n"]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+
+class _QuietHandler(WSGIRequestHandler):
+    timeout = 10
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401
+        """Say nothing: a probe every second is no news."""
