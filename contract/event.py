@@ -16,7 +16,7 @@ Transition = Literal["started", "updated", "ended"]
 class EventRule(FrozenModel):
     """How anomalous frames become events."""
 
-    min_frames: int = Field(default=3, ge=1, le=10_000)
+    min_frames: int = Field(default=4, ge=1, le=10_000)
     """Consecutive anomalous frames from which an event starts."""
 
     gap_frames: int = Field(default=12, ge=0, le=100_000)

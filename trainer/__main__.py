@@ -46,6 +46,8 @@ def fit(
     clips = open_source(source)
     from trainer.fit import fit as run_fit
 
+    # Importing it sets its logger to announce each choice it makes.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     checkpoint = run_fit(clips, source, settings, out, _console)
     calibration = checkpoint.calibration
     _console.print(f"threshold {calibration.threshold:.3f} from {calibration.frames} held-out frames", highlight=False)

@@ -22,7 +22,7 @@ CELL_PX = 8
 """Side of an anomaly map's cell in the model's input, pixels."""
 
 _ERROR_WINDOW_PX = 24
-_ERROR_FLOOR = 1e-8
+_ERROR_FLOOR = 1e-6
 
 Bottleneck = Literal["frame", "tile", "spatial"]
 

@@ -121,12 +121,12 @@ def parse_alert(value: bytes) -> Alert | None:
 
 
 def as_json_line(value: bytes) -> str:
-    """A record's value as one line of JSON; what is not JSON is wrapped as a string."""
+    """A record's value as it stands, where it is JSON on one line; otherwise one line of JSON that holds it."""
     try:
         content: Any = json.loads(value)
+        return json.dumps(content) if b"\n" in value else value.decode()
     except ValueError:
-        content = {"unreadable": value[:1000].decode(errors="replace")}
-    return json.dumps(content)
+        return json.dumps({"unreadable": value[:1000].decode(errors="replace")})
 
 
 def _cells(alert: Alert) -> list[str]:

@@ -212,8 +212,8 @@ class WorkerLoop:
                     "alert",
                     extra={
                         "alert": alert.id, "type": alert.type, "camera": alert.subject,
-                        "partition": outcome.frame.partition, "offset": outcome.frame.offset, "score": round(alert.data.peak_score, 3),
-                        "severity": alert.data.severity,
+                        "partition": outcome.frame.partition, "offset": outcome.frame.offset,
+                        "score": round(alert.data.peak_score, 3), "severity": alert.data.severity,
                     },
                 )  # fmt: skip
         for record, error in letters:

@@ -26,8 +26,8 @@ def publish(
 ) -> int:
     """Send every frame of the clips, keyed by camera, at the footage's own rate unless told otherwise.
 
-    The capture time of a frame is the moment it is sent. Every frame is confirmed by the broker before this returns; one that
-    was not may stand on the topic all the same.
+    The capture time of a frame is the moment it is sent. Every frame is confirmed by the broker before this returns;
+    one that was not may stand on the topic all the same.
 
     Args:
         clips: Footage.

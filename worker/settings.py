@@ -12,16 +12,21 @@ from contract.frame import FrameLimits
 from contract.runtime import Provider
 from contract.settings import FrozenModel, Settings
 
+_ADDRESS = r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}"
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
+
+
+def _is_loopback_address(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class KafkaSettings(FrozenModel):
     """Where the broker is and how it is spoken to."""
 
-    bootstrap_servers: str = Field(
-        default="127.0.0.1:9092",
-        pattern=r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}(,(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5})*$",
-    )
+    bootstrap_servers: str = Field(default="127.0.0.1:9092", pattern=rf"^{_ADDRESS}(,{_ADDRESS})*$")
     """``HOST:PORT`` of one or more brokers, separated by commas."""
 
     group_id: str = Field(default="framewatch", min_length=1, max_length=255)
@@ -201,10 +206,3 @@ class WorkerSettings(Settings):
         if self.kafka.fetch_bytes < self.limits.max_frame_bytes:
             raise ValueError("kafka.fetch_bytes must be at least limits.max_frame_bytes")
         return self
-
-
-def _is_loopback_address(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
