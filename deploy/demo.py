@@ -318,7 +318,8 @@ def _draw_event(alert: Alert, path: Path) -> None:
     snapshot, heat = _pixels(data.snapshot), _pixels(data.heat_map)
     height, width = snapshot.shape[:2]
     heat = np.asarray(cv2.resize(heat, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
-    over = np.asarray(cv2.addWeighted(snapshot, 0.45, heat, 0.75, 0), np.uint8)
+    weight = heat.max(axis=2, keepdims=True) / 255 * 0.8
+    over = np.asarray(snapshot * (1 - weight) + heat * weight, np.uint8)
     for box in data.boxes[:1]:
         corner = round(box.x * width), round(box.y * height)
         other = round((box.x + box.width) * width), round((box.y + box.height) * height)

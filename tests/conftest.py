@@ -1,9 +1,13 @@
 """Fixtures that more than one package's tests use."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from rich.console import Console
 
+from contract.source import open_source
 from deploy.broker import LocalBroker
 
 # Of kafka-python 3.0: it reads its schemas through functions that Python 3.11 and 3.12 call deprecated, and leaves a
@@ -24,3 +28,48 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
     """A running Kafka without topics; tests create their own, under names of their own, and leave it running."""
     with LocalBroker(log_path=tmp_path_factory.mktemp("broker") / "server.log") as started:
         yield started
+
+
+class TinyBundle(NamedTuple):
+    """A really trained, really exported model of a made scene.
+
+    Attributes:
+        run: Run folder.
+        bundle: Bundle.
+        footage: Folder of 60 PNG frames, of which 40 to 49 hold something that was never there.
+    """
+
+    run: Path
+    bundle: Path
+    footage: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> TinyBundle:
+    """A small model, trained and exported once for the session; do not change its files."""
+    from exporter.build import build_bundle
+    from tests.footage import tiny_settings, write_scene
+    from trainer.fit import fit
+
+    folder = tmp_path_factory.mktemp("tiny")
+    scene = write_scene(folder / "normal", 120)
+    fit(open_source(str(scene)), str(scene), tiny_settings(epochs=20), folder / "run", Console(quiet=True))
+    build_bundle(folder / "run", folder / "bundle", name="tiny")
+    footage = write_scene(folder / "footage", 60, anomalous=range(40, 50), seed=1)
+    return TinyBundle(folder / "run", folder / "bundle", footage)
+
+
+@pytest.fixture(scope="session")
+def room_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle fitted for a few seconds to the empty stretches of the room clip; do not change its files."""
+    from exporter.build import build_bundle
+    from tests.footage import tiny_settings
+    from trainer.fit import fit
+
+    folder = tmp_path_factory.mktemp("room")
+    room = Path(__file__).resolve().parents[1] / "deploy" / "footage" / "room.mp4"
+    source = f"{room}#0:60,203:227,452:501"
+    settings = tiny_settings(epochs=6, model={"height": 64, "width": 96, "widths": [16, 32, 64], "latent": 32})
+    fit(open_source(source), source, settings, folder / "run", Console(quiet=True))
+    build_bundle(folder / "run", folder / "bundle", name="room")
+    return folder / "bundle"

@@ -42,7 +42,6 @@ from trainer.settings import FitSettings
 
 _WARM_UP_SHARE = 0.05
 _MAX_VALIDATION_CLIPS = 512
-_SAVE_EVERY_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -166,7 +165,7 @@ def _train(
                 progress.update(share, f"loss {losses[-1]:.5f} held-out {state.best_loss:.5f}")
             held_out = _validation_loss(autoencoder, validation, loss_of, settings, fabric)
             _finish_epoch(fabric, autoencoder, optimizer, state, losses, held_out, time.monotonic() - started)
-            if fabric.is_global_zero and time.monotonic() - saved_at > _SAVE_EVERY_SECONDS:
+            if fabric.is_global_zero and time.monotonic() - saved_at >= settings.save_every_seconds:
                 save_atomically(out / LAST_NAME, _resumable(autoencoder, optimizer, state, settings))
                 saved_at = time.monotonic()
             if share >= 1:

@@ -52,6 +52,9 @@ class FitSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of a training step; ``auto`` is bf16 on a GPU and on a CPU with bf16 instructions, fp32 elsewhere."""
 
+    save_every_seconds: float = Field(default=10.0, ge=0, le=3600)
+    """Time between two saves of what a killed fit goes on from; epochs are whole."""
+
     validation_share: float = Field(default=0.15, gt=0, lt=0.5)
     """Share of each stretch of footage, after its training frames, that chooses the best epoch."""
 

@@ -11,8 +11,7 @@ from contract.frame import Frame, Preprocessing
 YARDSTICK_INPUT: Final = Preprocessing(height=240, width=360, channels=1)
 """How frames are decoded for both yardsticks, whatever the model's input is."""
 
-_DIFFERENCE_SIGMA_PX: Final = 6.0
-_FLOW_SIGMA_PX: Final = 5.0
+_SIGMA_PX: Final = 5.0
 _FLOW_STEP_FRAMES: Final = 2
 
 
@@ -33,10 +32,7 @@ class FrameDifference:
         """
         grey, before = frame[..., 0], self._previous
         self._previous = grey
-        if before is None:
-            return 0.0
-        difference = cv2.absdiff(grey, before).astype(np.float32)
-        return float(cv2.GaussianBlur(difference, (0, 0), _DIFFERENCE_SIGMA_PX).max())
+        return 0.0 if before is None else _highest(cv2.absdiff(grey, before).astype(np.float32))
 
 
 class FlowMagnitude:
@@ -63,7 +59,11 @@ class FlowMagnitude:
         if len(self._frames) == 1:
             return 0.0
         flow = np.asarray(self._flow.calc(self._frames[0], grey, np.zeros((*grey.shape, 2), np.float32)))
-        speed = np.sqrt(np.square(flow).sum(-1))
-        height, width = speed.shape
-        half = cv2.resize(speed, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-        return float(cv2.GaussianBlur(half, (0, 0), _FLOW_SIGMA_PX).max())
+        return _highest(np.sqrt(np.square(flow).sum(-1)))
+
+
+def _highest(values: npt.NDArray[np.float32]) -> float:
+    """Maximum over the picture at half size, after a blur that leaves what is about as large as a person."""
+    height, width = values.shape
+    half = cv2.resize(values, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    return float(cv2.GaussianBlur(half, (0, 0), _SIGMA_PX).max())

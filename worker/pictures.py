@@ -33,7 +33,7 @@ def snapshot(data: bytes, max_bytes: int) -> Picture | None:
 
 
 def heat_map(anomaly_map: FloatArray, threshold: float, max_bytes: int, cell_px: int = 16) -> Picture | None:
-    """Colour an anomaly map: dark is normal, the threshold lies in the middle of the scale.
+    """Colour an anomaly map: black up to 0.6 of the threshold, white from 1.6 of it.
 
     Args:
         anomaly_map: float32 of shape (rows, columns).
@@ -41,7 +41,7 @@ def heat_map(anomaly_map: FloatArray, threshold: float, max_bytes: int, cell_px:
         max_bytes: Size of the JPEG above which there is none.
         cell_px: Side of a cell in the picture, pixels.
     """
-    share = np.clip(anomaly_map / (2 * max(threshold, 1e-6)), 0, 1)
+    share = np.clip(anomaly_map / max(threshold, 1e-6) - 0.6, 0, 1)
     rows, columns = anomaly_map.shape
     levels = cv2.resize(
         (share * 255).astype(np.uint8), (columns * cell_px, rows * cell_px), interpolation=cv2.INTER_CUBIC

@@ -1,0 +1,170 @@
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from rich.console import Console
+
+from contract.errors import CheckpointError, ConfigError, ParityError
+from contract.manifest import Manifest, open_bundle
+from contract.runtime import Autoencoder, Detector
+from contract.scoring import frames_to_images
+from contract.source import open_source
+from exporter.build import build_bundle
+from exporter.parity import BATCHES
+from tests.footage import tiny_settings, write_scene
+from trainer.checkpoint import CHECKPOINT_NAME, load_checkpoint, load_samples, load_tensors, save_atomically
+from trainer.fit import fit
+
+
+def make_run(folder, **changes):
+    scene = write_scene(folder / "scene", 120)
+    fit(open_source(str(scene)), str(scene), tiny_settings(**changes), folder / "run", Console(quiet=True))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("export"), epochs=80, noise=0.02)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"clip_frames": 3}},
+        {"model": {"bottleneck": "tile", "tile": 2}},
+        {"model": {"bottleneck": "spatial", "channels": 3, "clip_frames": 2}},
+    ],
+    ids=str,
+)
+def test_every_variant_gives_what_pytorch_gives(tmp_path, changes):
+    run = make_run(tmp_path, **changes)
+    rows = []
+    build_bundle(run, tmp_path / "bundle", on_parity=rows.extend)
+    assert {(row.output, row.batch) for row in rows} == {
+        (output, batch)
+        for output in ("latent", "reconstruction", "anomaly_map", "anomaly_score", "label")
+        for batch in BATCHES
+    }
+    assert all(row.largest_difference <= row.tolerance for row in rows)
+
+
+def test_a_bundle_scores_as_the_checkpoint_at_any_batch(run, tmp_path):
+    build_bundle(run, tmp_path / "bundle")
+    detector = Detector(open_bundle(tmp_path / "bundle"), "cpu")
+    samples = load_samples(run)
+    clips = np.concatenate([samples.calibration, samples.disturbed])
+    with torch.inference_mode():
+        expected = load_checkpoint(run).detector(torch.from_numpy(clips))[0].numpy()
+    for batch in (1, 2, 5, len(clips)):
+        parts = [detector.score(clips[start : start + batch])[0] for start in range(0, len(clips), batch)]
+        assert np.abs(np.concatenate(parts) - expected).max() < 1e-4
+
+
+def test_encoder_then_decoder_is_the_autoencoder(run, tmp_path):
+    build_bundle(run, tmp_path / "bundle")
+    bundle = open_bundle(tmp_path / "bundle")
+    halves = Autoencoder(bundle, "cpu")
+    images = frames_to_images(load_samples(run).calibration)
+    latents = halves.encode(images)
+    assert latents.shape == (len(images), *bundle.manifest.shape.latent)
+    with torch.inference_mode():
+        expected = load_checkpoint(run).detector.autoencoder(torch.from_numpy(images)).numpy()
+    assert np.abs(halves.decode(latents) - expected).max() < 1e-4
+
+
+def test_graphs_have_a_dynamic_batch_no_outside_weights_and_no_batch_norm(run, tmp_path):
+    build_bundle(run, tmp_path / "bundle")
+    for name in ("encoder", "decoder", "detector"):
+        model = onnx.load(tmp_path / "bundle" / f"{name}.onnx", load_external_data=False)
+        onnx.checker.check_model(model, full_check=True)
+        assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+        assert all(tensor.data_location != onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
+    encoder = onnx.load(tmp_path / "bundle" / "encoder.onnx")
+    assert "BatchNormalization" not in {node.op_type for node in encoder.graph.node}
+
+
+@pytest.mark.parametrize(("precision", "loss"), [("fp16", 0.002), ("int8", 0.01)])
+def test_smaller_precisions_say_what_they_lose(run, tmp_path, precision, loss):
+    manifest = build_bundle(run, tmp_path / "bundle", precision)
+    assert manifest.precision == precision
+    assert manifest.quality["auroc_loss"] <= loss
+    assert manifest.quality["auroc_disturbed_pytorch"] > 0.9
+    weights = {t.data_type for t in onnx.load(tmp_path / "bundle" / "encoder.onnx").graph.initializer}
+    assert {"fp16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}[precision] in weights
+
+
+def test_int8_is_calibrated_on_its_own_scores(run, tmp_path):
+    manifest = build_bundle(run, tmp_path / "bundle", "int8")
+    detector = Detector(open_bundle(tmp_path / "bundle"), "cpu")
+    samples = load_samples(run)
+    normal = detector.score(samples.calibration)[0]
+    assert manifest.calibration.threshold != load_checkpoint(run).calibration.threshold
+    assert manifest.calibration.highest_normal_score == pytest.approx(float(normal.max()), abs=1e-3)
+
+
+def test_graphs_that_differ_from_pytorch_are_not_written(run, tmp_path, monkeypatch):
+    def spoiled(module, *arguments):
+        model = export_graph(module, *arguments)
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 4:
+                values = onnx.numpy_helper.to_array(tensor) * np.float32(1.05)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+                break
+        return model
+
+    from exporter.graphs import export_graph
+
+    monkeypatch.setattr("exporter.build.export_graph", spoiled)
+    with pytest.raises(ParityError, match="no bundle was written"):
+        build_bundle(run, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_manifest_says_where_the_model_came_from(run, tmp_path):
+    manifest = build_bundle(run, tmp_path / "door-7")
+    assert manifest.name == "door-7"
+    assert manifest.training["frames"]["training"] > 0
+    assert manifest.training["versions"]["torch"] == str(torch.__version__)
+    text = json.loads((tmp_path / "door-7" / "manifest.json").read_text())
+    assert Manifest.model_validate(text) == manifest
+    assert "Threshold" in (tmp_path / "door-7" / "MODEL_CARD.md").read_text()
+
+
+def test_a_bundle_in_place_is_replaced_only_when_asked(run, tmp_path):
+    build_bundle(run, tmp_path / "bundle")
+    before = open_bundle(tmp_path / "bundle").digest
+    with pytest.raises(ConfigError, match="--overwrite"):
+        build_bundle(run, tmp_path / "bundle", "fp16")
+    assert open_bundle(tmp_path / "bundle").digest == before
+    build_bundle(run, tmp_path / "bundle", "fp16", overwrite=True)
+    assert open_bundle(tmp_path / "bundle").manifest.precision == "fp16"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_building_twice_gives_the_same_bundle(run, tmp_path):
+    build_bundle(run, tmp_path / "a", name="same")
+    build_bundle(run, tmp_path / "b", name="same")
+    assert open_bundle(tmp_path / "a").digest == open_bundle(tmp_path / "b").digest
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda content: content.update(version=99), "version 99"),
+        (lambda content: content.update(format="other"), "expected framewatch-checkpoint"),
+        (lambda content: content["model"].update(latent=9), "does not fit"),
+        (lambda content: content.pop("calibration"), "does not fit"),
+        (lambda content: content["calibration"].update(threshold=float("nan")), "threshold"),
+    ],
+)
+def test_a_checkpoint_of_another_kind_is_refused(run, tmp_path, change, word):
+    other = tmp_path / "run"
+    other.mkdir()
+    content = load_tensors(run / CHECKPOINT_NAME)
+    change(content)
+    save_atomically(other / CHECKPOINT_NAME, content)
+    with pytest.raises(CheckpointError, match=word):
+        build_bundle(other, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

@@ -1,0 +1,191 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from contract.errors import CheckpointError, ConfigError, TrainingError
+from contract.source import open_source
+from tests.footage import TINY, tiny_settings, write_scene
+from trainer.checkpoint import load_checkpoint, load_samples
+from trainer.fit import fit
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_fit(scene: Path, out: Path, **changes):
+    source = str(scene)
+    return fit(open_source(source), source, tiny_settings(**changes), out, Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return write_scene(tmp_path_factory.mktemp("footage") / "scene", 60)
+
+
+def weights(run: Path):
+    return load_checkpoint(run).detector.state_dict()
+
+
+def assert_equal_weights(one: Path, other: Path):
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_the_same_seed_gives_the_same_weights(scene, tmp_path):
+    run_fit(scene, tmp_path / "a", seed=3)
+    run_fit(scene, tmp_path / "b", seed=3)
+    run_fit(scene, tmp_path / "c", seed=4)
+    assert_equal_weights(tmp_path / "a", tmp_path / "b")
+    assert any(not torch.equal(t, weights(tmp_path / "c")[n]) for n, t in weights(tmp_path / "a").items())
+
+
+def test_training_lowers_the_loss_and_keeps_the_best_epoch(scene, tmp_path):
+    checkpoint = run_fit(scene, tmp_path / "run", epochs=12)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    held_out = [epoch["validation_loss"] for epoch in summary["epochs"]]
+    assert min(held_out) < held_out[0] / 2
+    assert checkpoint.training["best_validation_loss"] == min(held_out)
+    assert checkpoint.training["best_epoch"] == 1 + int(np.argmin(held_out))
+
+
+def test_a_run_folder_holds_what_people_and_the_exporter_need(scene, tmp_path):
+    run = tmp_path / "run"
+    run_fit(scene, run)
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "checkpoint.pt", "settings.json", "summary.json", "samples.npz", "curves.png",
+        "reconstructions.png", "tensorboard",
+    }  # fmt: skip
+    assert any((run / "tensorboard").iterdir())
+    assert load_samples(run).calibration.shape[1:] == (1, 64, 64, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": "l1"},
+        {"loss": "ssim"},
+        {"noise": 0.1},
+        {"precision": "bf16"},
+        {"model": {"clip_frames": 4}},
+        {"model": {"bottleneck": "tile", "tile": 2}},
+        {"model": {"bottleneck": "spatial"}},
+        {"model": {"channels": 3}},
+        {"epochs": None, "minutes": 0.02},
+    ],
+    ids=str,
+)
+def test_every_variant_fits_and_calibrates(scene, tmp_path, changes):
+    checkpoint = run_fit(scene, tmp_path / "run", **changes)
+    assert np.isfinite(checkpoint.calibration.threshold)
+    assert load_checkpoint(tmp_path / "run").calibration == checkpoint.calibration
+
+
+def test_noise_trains_a_denoiser(scene, tmp_path):
+    checkpoint = run_fit(scene, tmp_path / "run", noise=0.2, epochs=40)
+    samples = load_samples(tmp_path / "run")
+    clean = torch.from_numpy(samples.calibration[:, 0, :, :, 0]).float()[:, None] / 255
+    noisy = (clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    with torch.inference_mode():
+        denoised = checkpoint.detector.autoencoder(noisy)
+    assert torch.square(denoised - clean).mean() < torch.square(noisy - clean).mean() / 4
+
+
+def test_a_disturbed_frame_scores_above_the_threshold(scene, tmp_path):
+    checkpoint = run_fit(scene, tmp_path / "run", epochs=60)
+    samples = load_samples(tmp_path / "run")
+    with torch.inference_mode():
+        normal, _ = checkpoint.detector(torch.from_numpy(samples.calibration))
+        disturbed, _ = checkpoint.detector(torch.from_numpy(samples.disturbed))
+    assert (normal < checkpoint.calibration.threshold).float().mean() > 0.9
+    assert (disturbed >= checkpoint.calibration.threshold).float().mean() > 0.5
+
+
+def test_a_loss_that_is_not_finite_stops_the_fit_and_leaves_no_checkpoint(scene, tmp_path):
+    with pytest.raises(TrainingError, match="learning_rate"):
+        _poisoned_fit(scene, tmp_path)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def _poisoned_fit(scene, tmp_path):
+    # A learning rate of 1 alone rarely gives NaN behind a sigmoid; weights that overflow always do.
+    original = torch.nn.Linear.reset_parameters
+
+    def poison(layer):
+        original(layer)
+        torch.nn.init.constant_(layer.weight, float("inf"))
+
+    torch.nn.Linear.reset_parameters = poison
+    try:
+        run_fit(scene, tmp_path / "run")
+    finally:
+        torch.nn.Linear.reset_parameters = original
+
+
+def test_a_finished_or_foreign_folder_is_refused(scene, tmp_path):
+    run_fit(scene, tmp_path / "run")
+    with pytest.raises(ConfigError, match="finished"):
+        run_fit(scene, tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="other files"):
+        run_fit(scene, tmp_path / "other")
+
+
+def command(scene: Path, config: Path, out: Path, *more: str):
+    return [sys.executable, "-m", "trainer", "fit", str(scene), "--out", str(out), "--config", str(config), *more]
+
+
+def test_a_killed_fit_goes_on_and_ends_with_the_same_weights(scene, tmp_path):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(json.dumps({**TINY, "epochs": 24, "min_epoch_steps": 12, "save_every_seconds": 0}))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(scene, config, whole), check=True, capture_output=True, cwd=ROOT)
+    child = subprocess.Popen(
+        command(scene, config, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
+    )
+    ends_at = time.monotonic() + 60
+    while not (killed / "last.pt").exists() and child.poll() is None and time.monotonic() < ends_at:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not (killed / "checkpoint.pt").exists(), "the fit ended before it could be killed"
+    with pytest.raises(CheckpointError, match="again to go on"):
+        load_checkpoint(killed)
+    said = subprocess.run(command(scene, config, killed), check=True, capture_output=True, cwd=ROOT).stderr.decode()
+    assert "going on from epoch" in said
+    assert_equal_weights(whole, killed)
+    assert not (killed / "last.pt").exists()
+
+
+def test_a_stopped_fit_with_other_settings_is_refused(scene, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    what = {"framewatch": "0.0.1", "source": "elsewhere", "settings": {}}
+    (out / "settings.json").write_text(json.dumps(what))
+    with pytest.raises(ConfigError, match="other settings"):
+        run_fit(scene, out)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_on_two_processes(scene, tmp_path):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(json.dumps({**TINY, "epochs": 2}))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    arguments = command(scene, config, tmp_path / "run")[2:]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, *arguments], capture_output=True, check=False, cwd=ROOT, env=environment, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert load_checkpoint(tmp_path / "run").training["processes"] == 2

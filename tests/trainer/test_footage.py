@@ -1,0 +1,104 @@
+import cv2
+import numpy as np
+import pytest
+
+from contract.errors import ConfigError, FootageError
+from contract.frame import FrameLimits, Preprocessing
+from contract.source import VideoClip, open_source
+from tests.footage import write_scene
+from trainer.footage import FootageReader
+
+
+def read(source, tmp_path):
+    reader = FootageReader(Preprocessing(height=64, width=64), FrameLimits(), tmp_path, lambda _count: None)
+    return reader.read(open_source(str(source)))
+
+
+def test_parts_are_apart_in_time_and_no_clip_reaches_into_another(tmp_path):
+    write_scene(tmp_path / "clips" / "a", 100)
+    write_scene(tmp_path / "clips" / "b", 60, seed=1)
+    footage = read(tmp_path / "clips", tmp_path)
+    parts = footage.split(0.15, 0.2, 0.5)
+    spans = []
+    for part in parts:
+        back = np.maximum(part.places[:, None] - np.arange(4), part.earliest[:, None])
+        spans.append(set(back.ravel().tolist()))
+    assert not spans[0] & spans[1]
+    assert not spans[1] & spans[2]
+    assert not spans[0] & spans[2]
+    for first in (0, 100):
+        last = 100 if first == 0 else 160
+        ends = [max(place for place in part.places if first <= place < last) for part in parts]
+        assert ends == sorted(ends)
+    assert [len(part) for part in parts] == [55 + 33, 15 + 9, 20 + 12]
+
+
+def test_a_clip_starts_with_its_first_frame_repeated(tmp_path):
+    write_scene(tmp_path / "clip", 40)
+    training, _, _ = read(tmp_path / "clip", tmp_path).split(0.15, 0.2, 0.5)
+    clips = training.clips([0, 2], 4)
+    assert clips.shape == (2, 4, 64, 64, 1)
+    assert all(np.array_equal(clips[0, 0], frame) for frame in clips[0])
+    assert np.array_equal(clips[1, 3], training.frames[2])
+    assert np.array_equal(clips[1, 1], training.frames[0])
+
+
+def test_frame_ranges_break_the_footage(tmp_path):
+    write_scene(tmp_path / "clip", 60)
+    footage = read(f"{tmp_path / 'clip'}#0:19,30:49", tmp_path)
+    assert [(segment.start, segment.stop) for segment in footage.segments] == [(0, 20), (20, 40)]
+    assert footage.frames_per_second == 10
+
+
+def test_the_rate_comes_from_capture_times(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 8, (64, 64))
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        writer.write(random.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    writer.release()
+    assert read(tmp_path / "v.avi", tmp_path).frames_per_second == pytest.approx(8)
+
+
+def test_a_broken_clip_costs_that_clip_alone(tmp_path, caplog):
+    write_scene(tmp_path / "clips" / "good", 40)
+    broken = write_scene(tmp_path / "clips" / "broken", 10, seed=2)
+    (broken / "0003.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    footage = read(tmp_path / "clips", tmp_path)
+    assert len(footage.frames) == 3 + 40
+    assert "frame 3" in footage.skipped_clips[0]
+    assert "broken" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "word"),
+    [
+        (lambda folder: write_scene(folder, 1), FootageError, "1 frames"),
+        (lambda folder: write_scene(folder, 23), FootageError, "23 frames"),
+    ],
+)
+def test_too_little_footage_is_refused(tmp_path, make, error, word):
+    make(tmp_path / "clip")
+    with pytest.raises(error, match=word):
+        read(tmp_path / "clip", tmp_path)
+
+
+def test_identical_frames_are_refused(tmp_path):
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for index in range(30):
+        cv2.imwrite(str(folder / f"{index}.png"), np.full((64, 64), 90, np.uint8))
+    with pytest.raises(FootageError, match="identical"):
+        read(folder, tmp_path)
+
+
+def test_mixed_sizes_in_one_clip_are_refused(tmp_path):
+    folder = write_scene(tmp_path / "clip", 40)
+    cv2.imwrite(str(folder / "0020.png"), np.zeros((50, 70), np.uint8))
+    with pytest.raises(ConfigError, match="frame 20 is 70x50"):
+        read(folder, tmp_path)
+
+
+def test_a_live_source_needs_an_end(tmp_path):
+    reader = FootageReader(Preprocessing(height=64, width=64), FrameLimits(), tmp_path, lambda _count: None)
+    with pytest.raises(ConfigError, match="no end"):
+        reader.read([VideoClip("door", "rtsp://127.0.0.1:1/door", live=True)])

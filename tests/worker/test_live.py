@@ -1,0 +1,262 @@
+"""``worker run`` against a real broker: the same engine and numbers as ``worker score``."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from contract.alert import Alert
+from contract.source import open_source
+from deploy.broker import Topic, create_topics
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOM = f"{ROOT / 'deploy' / 'footage' / 'room.mp4'}#860:1010"
+pytestmark = pytest.mark.broker
+
+
+class Deployment:
+    """Topics of one test, and the worker's settings for them."""
+
+    def __init__(self, broker, tmp_path, bundle, name):
+        self.servers = broker.bootstrap_servers
+        self.topics = {kind: f"{name}-{kind}" for kind in ("frames", "alerts", "dead", "scores")}
+        create_topics(broker, {topic: Topic(2 if kind == "frames" else 1) for kind, topic in self.topics.items()})
+        self.log = tmp_path / "worker.log"
+        self.config = tmp_path / "worker.yaml"
+        kafka = {
+            "bootstrap_servers": self.servers,
+            "group_id": name,
+            "frames_topic": self.topics["frames"],
+            "alerts_topic": self.topics["alerts"],
+            "dead_letter_topic": self.topics["dead"],
+            "scores_topic": self.topics["scores"],
+            "auto_offset_reset": "earliest",
+        }
+        settings = {
+            "bundle": str(bundle),
+            "provider": "cpu",
+            "log_format": "json",
+            "kafka": kafka,
+            "batch": {"max_frames": 7, "commit_interval_ms": 50},
+            "http": {"port": 0},
+        }
+        self.config.write_text(json.dumps(settings))
+
+    @contextmanager
+    def worker(self):
+        with self.log.open("ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "worker", "run", "--config", str(self.config)], stderr=log, cwd=ROOT
+            )
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+
+    def send(self, frames):
+        producer = KafkaProducer(bootstrap_servers=self.servers, max_request_size=9 * 2**20)
+        for key, value, headers, timestamp in frames:
+            producer.send(self.topics["frames"], value, key=key, headers=headers, timestamp_ms=timestamp).get(
+                timeout=20
+            )
+        producer.close()
+
+    def read(self, kind, count, seconds=60):
+        """Read exactly `count` records, and show that there are no more."""
+        consumer = KafkaConsumer(bootstrap_servers=self.servers, group_id=None, auto_offset_reset="earliest")
+        numbers = consumer.partitions_for_topic(self.topics[kind])
+        consumer.assign([TopicPartition(self.topics[kind], number) for number in numbers])
+        records, ends_at = [], time.monotonic() + seconds
+        while len(records) < count and time.monotonic() < ends_at:
+            records += [record for part in consumer.poll(timeout_ms=200).values() for record in part]
+        records += [record for part in consumer.poll(timeout_ms=500).values() for record in part]
+        consumer.close()
+        assert len(records) == count, f"{len(records)} on {kind}\n{self.log.read_text()[-2000:]}"
+        return records
+
+    def committed(self):
+        consumer = KafkaConsumer(
+            bootstrap_servers=self.servers, group_id=json.loads(self.config.read_text())["kafka"]["group_id"]
+        )
+        partitions = [TopicPartition(self.topics["frames"], number) for number in (0, 1)]
+        offsets = {partition.partition: consumer.committed(partition) or 0 for partition in partitions}
+        consumer.close()
+        return offsets
+
+    def http(self, path):
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if "http_port" in line]
+        with urllib.request.urlopen(f"http://127.0.0.1:{lines[-1]['http_port']}{path}", timeout=5) as answer:
+            return answer.read().decode()
+
+
+def terminate(child):
+    child.send_signal(signal.SIGTERM)
+    return child.wait(20)
+
+
+@pytest.fixture
+def deployment(broker, tmp_path, tiny_bundle, request):
+    return Deployment(broker, tmp_path, tiny_bundle.bundle, request.node.name.replace("_", "-")[:60])
+
+
+def frames_of(source, camera):
+    clip = open_source(source)[0]
+    return [
+        (camera.encode(), f.data, [("captured-at-ms", str(f.captured_at_ms).encode())], None) for f in clip.frames()
+    ]
+
+
+def test_live_and_offline_give_the_same_events_and_scores(deployment, room_bundle, tmp_path):
+    settings = json.loads(deployment.config.read_text())
+    deployment.config.write_text(json.dumps({**settings, "bundle": str(room_bundle)}))
+    offline, events = tmp_path / "scores.csv", tmp_path / "events.jsonl"
+    arguments = ["score", str(room_bundle), ROOM, "--out", str(offline), "--events", str(events), "--provider", "cpu"]
+    subprocess.run([sys.executable, "-m", "worker", *arguments], check=True, cwd=ROOT, capture_output=True)
+    expected = list(csv.DictReader(offline.open()))
+    with deployment.worker() as worker:
+        deployment.send(frames_of(ROOM, "room"))
+        live = [json.loads(record.value) for record in deployment.read("scores", len(expected))]
+        assert terminate(worker) == 0
+    assert len({row["partition"] for row in live}) == 1
+    for row, wanted in zip(sorted(live, key=lambda row: row["offset"]), expected, strict=True):
+        assert row["anomaly_score"] == pytest.approx(float(wanted["anomaly_score"]), abs=1e-4)
+        assert row["is_anomalous"] == bool(int(wanted["is_anomalous"]))
+        assert row["captured_at_ms"] == int(wanted["captured_at_ms"])
+    # Offline ends the event that is open at the end; live leaves it open.
+    told = [Alert.model_validate_json(line) for line in events.read_text().splitlines()]
+    closed = [alert for alert in told if not (alert.type.endswith("ended.v1") and alert is told[-1])]
+    assert any(alert.type.endswith("started.v1") for alert in closed)
+    records = deployment.read("alerts", len(closed))
+    for record, wanted in zip(records, closed, strict=True):
+        alert = Alert.model_validate_json(record.value)
+        assert record.key == b"room"
+        assert dict(record.headers)["content-type"].startswith(b"application/cloudevents+json")
+        assert (alert.type, alert.data.started_at_ms, alert.data.peak_at_ms) == (
+            wanted.type, wanted.data.started_at_ms, wanted.data.peak_at_ms,
+        )  # fmt: skip
+        assert alert.data.frames.first_offset == wanted.data.frames.first_offset - 860
+        assert alert.data.peak_score == pytest.approx(wanted.data.peak_score, abs=1e-4)
+        assert alert.data.snapshot is not None
+
+
+def test_a_bad_frame_costs_one_dead_letter_and_the_rest_goes_on(deployment, tiny_bundle):
+    good = frames_of(str(tiny_bundle.footage), "door")[:6]
+    bad = [
+        (b"door", b"", [], None),
+        (b"door", None, [], None),
+        (b"door", b"<html>no</html>", [("captured-at-ms", b"x"), ("trace", b"\xff\x00")], 1234),
+        (None, good[0][1], [], None),
+        (b"../../etc", good[0][1], [], None),
+        ("tür".encode("latin-1"), good[0][1], [], None),
+        (b"door", good[0][1][: len(good[0][1]) // 2], [], None),
+    ]
+    with deployment.worker() as worker:
+        deployment.send(good[:3] + bad + good[3:])
+        letters = deployment.read("dead", len(bad))
+        deployment.read("scores", len(good))
+        assert terminate(worker) == 0
+    reasons = sorted(dict(letter.headers)["framewatch-reason"].decode() for letter in letters)
+    assert reasons == sorted(
+        ["empty", "empty", "not_jpeg_or_png", "bad_camera_id", "bad_camera_id", "bad_camera_id", "truncated"]
+    )
+    html = next(letter for letter in letters if letter.value == b"<html>no</html>")
+    headers = dict(html.headers)
+    assert html.key == b"door"
+    assert html.timestamp == 1234
+    assert headers["trace"] == b"\xff\x00"
+    assert headers["framewatch-topic"].decode() == deployment.topics["frames"]
+    assert sum(deployment.committed().values()) == len(good) + len(bad)
+
+
+def test_a_stopped_worker_is_followed_without_a_frame_lost_or_done_twice(deployment, tiny_bundle):
+    frames = frames_of(str(tiny_bundle.footage), "door")
+    with deployment.worker() as worker:
+        deployment.send(frames[:20])
+        deployment.read("scores", 20)
+        assert terminate(worker) == 0
+    assert sum(deployment.committed().values()) == 20
+    with deployment.worker() as worker:
+        deployment.send(frames[20:])
+        records = deployment.read("scores", len(frames))
+        assert terminate(worker) == 0
+    offsets = [json.loads(record.value)["offset"] for record in records]
+    assert offsets == list(range(len(frames)))
+
+
+def test_a_killed_worker_loses_nothing(deployment, tiny_bundle):
+    frames = frames_of(str(tiny_bundle.footage), "door")
+    deployment.send(frames)
+    with deployment.worker() as worker:
+        ends_at = time.monotonic() + 60
+        while not sum(deployment.committed().values()) and worker.poll() is None and time.monotonic() < ends_at:
+            time.sleep(0.05)
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.wait()
+    with deployment.worker() as worker:
+        ends_at = time.monotonic() + 90
+        while sum(deployment.committed().values()) < len(frames) and time.monotonic() < ends_at:
+            time.sleep(0.5)
+        assert terminate(worker) == 0
+    consumer = KafkaConsumer(
+        deployment.topics["scores"], bootstrap_servers=deployment.servers, auto_offset_reset="earliest",
+        consumer_timeout_ms=2000, group_id=None,
+    )  # fmt: skip
+    seen = {json.loads(record.value)["offset"] for record in consumer}
+    consumer.close()
+    assert seen == set(range(len(frames)))
+
+
+def test_metrics_and_probes_tell_of_the_work(deployment, tiny_bundle):
+    frames = frames_of(str(tiny_bundle.footage), "door")[:10]
+    with deployment.worker() as worker:
+        deployment.send(frames)
+        deployment.read("scores", len(frames))
+        ends_at = time.monotonic() + 10
+        while f'camera="door",outcome="normal"}} {len(frames)}' not in deployment.http("/metrics"):
+            assert time.monotonic() < ends_at, deployment.http("/metrics")
+            time.sleep(0.1)
+        assert deployment.http("/livez") == "ok\n"
+        assert deployment.http("/readyz") == "ok\n"
+        assert 'provider="cpu"' in deployment.http("/metrics")
+        assert terminate(worker) == 0
+
+
+def test_a_worker_whose_alerts_topic_is_missing_says_so_and_reads_nothing(deployment):
+    settings = json.loads(deployment.config.read_text())
+    settings["kafka"]["alerts_topic"] = "no-such-topic"
+    deployment.config.write_text(json.dumps(settings))
+    with deployment.worker() as worker:
+        assert worker.wait(30) == 2
+    assert deployment.log.read_text().strip().splitlines()[-1].startswith("worker: topic no-such-topic is not on")
+
+
+def test_publish_then_alerts_shows_what_is_on_the_topic(deployment, tiny_bundle):
+    publish = [
+        "publish", str(tiny_bundle.footage), "--camera-id", "door", "--topic", deployment.topics["frames"], "--max-speed",
+        "--loop", "2", "--bootstrap-servers", deployment.servers,
+    ]  # fmt: skip
+    with deployment.worker() as worker:
+        done = subprocess.run([sys.executable, "-m", "worker", *publish], cwd=ROOT, capture_output=True, check=True)
+        count = 2 * len(list(open_source(str(tiny_bundle.footage))[0].frames()))
+        assert f"{count} frames sent" in done.stderr.decode()
+        deployment.read("scores", count)
+        assert terminate(worker) == 0
+    show = [
+        "alerts", "--topic", deployment.topics["alerts"], "--from-beginning", "--json", "--idle-seconds", "2",
+        "--bootstrap-servers", deployment.servers,
+    ]  # fmt: skip
+    shown = subprocess.run([sys.executable, "-m", "worker", *show], cwd=ROOT, capture_output=True, check=True)
+    lines = shown.stdout.splitlines()
+    values = [record.value for record in deployment.read("alerts", len(lines))]
+    assert lines == values
