@@ -40,7 +40,9 @@ def open_session(
         ConfigError: CUDA was asked for, or a device is present, and the CUDA provider did not load.
         BundleError: ONNX Runtime refuses the model.
     """
-    cuda = provider == "cuda" or (provider == "auto" and gpu_present())
+    cuda = gpu_present() and provider != "cpu"
+    if provider == "cuda" and not cuda:
+        raise ConfigError("provider: cuda was asked for and this machine shows no NVIDIA device; set provider to cpu")
     if cuda:
         # Finds CUDA's and cuDNN's libraries among the installed Python packages.
         onnxruntime.preload_dlls()

@@ -92,23 +92,24 @@ def load_settings(
         return cls(**merged)
     except ValidationError as error:
         where = f" in {file}" if file is not None else ""
-        raise ConfigError(f"setting {one_line(error)}{where}") from error
+        raise ConfigError(f"settings{where}: {one_line(error)}") from error
 
 
 def one_line(error: ValidationError) -> str:
     """Say the first of pydantic's complaints in one line: field, what is wrong, what was found."""
     first = error.errors(include_url=False, include_context=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "as a whole"
+    field = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "is not known; look for a misspelling"
     elif first["type"] == "missing":
         message = "is required"
-    elif first["loc"] and not any(word in field.lower() for word in _SECRET_WORDS):
+    elif isinstance(first["input"], str | int | float) and not any(word in field.lower() for word in _SECRET_WORDS):
         found = " ".join(repr(first["input"]).split())
         message += f", found {found[:80]}"
     more = error.error_count() - 1
-    return f"{field}: {message}" + (f" (and {more} more)" if more else "")
+    text = f"{field}: {message}" if field else message
+    return text + (f" (and {more} more)" if more else "")
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

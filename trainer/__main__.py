@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
 from contract.command_line import run_command_line
+from contract.errors import ConfigError
 from contract.settings import load_settings
 from contract.source import open_source
-from trainer.settings import FitSettings
+from trainer.settings import Device, FitSettings
 
 app = typer.Typer(
     help="Fits the autoencoder to normal footage, calibrates it, and measures it.",
@@ -25,9 +25,9 @@ _console = Console(stderr=True)
 
 @app.callback()
 def _set_up() -> None:
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_console, show_path=False)]
-    )
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    # The client says in its own words what is raised in ours.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 @app.command()
@@ -59,6 +59,29 @@ def fit(
             highlight=False,
             soft_wrap=True,
         )
+    typer.echo(out)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="Run folder or bundle.")],
+    source: Annotated[str, typer.Argument(help="Footage: video, folder or kafka:// address; see docs.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; an earlier evaluation there is replaced.")],
+    labels: Annotated[Path | None, typer.Option(help="CSV of labels, or folder or archive of masks.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Measure a run or a bundle on footage: metrics.json, report.html, plots, scores.csv."""
+    devices: dict[str, Device] = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}
+    if device not in devices:
+        raise ConfigError(f"--device {device!r} is not one of {', '.join(devices)}")
+    clips = open_source(source)
+    from trainer.evaluate import evaluate as run_evaluation
+    from trainer.evaluate import metrics_table, open_model
+
+    metrics = run_evaluation(open_model(model, devices[device]), clips, labels, out, _console)
+    _console.print(metrics_table(metrics))
+    for note in metrics["notes"]:
+        _console.print(f"note: {note}", highlight=False, soft_wrap=True)
     typer.echo(out)
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import platform
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -82,6 +83,24 @@ def fit(clips: Sequence[Clip], source: str, settings: FitSettings, out: Path, co
     fabric = _start_fabric(settings, out)
     resumed = _open_run(out, settings, source, first=fabric.is_global_zero)
     fabric.barrier()
+    try:
+        return _fit(fabric, clips, source, settings, out, resumed, console)
+    except BaseException:
+        if fabric.is_global_zero and not (out / LAST_NAME).exists():
+            # Nothing to go on from: a mistake leaves no folder behind.
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _fit(
+    fabric: Fabric,
+    clips: Sequence[Clip],
+    source: str,
+    settings: FitSettings,
+    out: Path,
+    resumed: dict[str, Any] | None,
+    console: Console,
+) -> Checkpoint:
     footage = _read_footage(clips, settings, out, console, shown=fabric.is_global_zero)
     training, validation, calibration = footage.split(
         settings.validation_share, settings.calibration_share, settings.guard_seconds

@@ -146,7 +146,7 @@ class FootageReader:
         self._steps_ms: list[int] = []
 
     def read(self, clips: Sequence[Clip]) -> Footage:
-        """Decode every clip, in order; one that cannot be read is skipped with a warning.
+        """Decode every clip, in order; one of several that breaks is left out from there on, with a warning.
 
         Raises:
             ConfigError: A clip is live and has no end.
@@ -159,7 +159,13 @@ class FootageReader:
         skipped: list[str] = []
         with tempfile.TemporaryFile(dir=self._folder) as file:
             for clip in clips:
-                self._read_or_skip(clip, file, skipped)
+                try:
+                    self._read_clip(clip, file)
+                except FootageError as error:
+                    if len(clips) == 1:
+                        raise
+                    _log.warning("clip %s is left out from where it broke: %s", clip.name, error)
+                    skipped.append(str(error))
             file.flush()
             if self._count < MIN_FRAMES:
                 reason = f" ({skipped[0]})" if skipped else ""
@@ -169,13 +175,6 @@ class FootageReader:
         if all(np.array_equal(frames[0], frame) for frame in frames[1:]):
             raise FootageError(f"all {self._count} frames are identical; is the camera frozen?")
         return Footage(frames, self._segments, self._rate(), skipped)
-
-    def _read_or_skip(self, clip: Clip, file: IO[bytes], skipped: list[str]) -> None:
-        try:
-            self._read_clip(clip, file)
-        except FootageError as error:
-            _log.warning("clip %s is left out from where it broke: %s", clip.name, error)
-            skipped.append(str(error))
 
     def _read_clip(self, clip: Clip, file: IO[bytes]) -> None:
         before: tuple[int, int] | None = None

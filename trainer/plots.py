@@ -133,7 +133,7 @@ def draw_timeline(footage: ScoredFootage, threshold: float, path: Path) -> None:
     handles = {text: handle for axes in grid[:, 0] for handle, text in zip(*axes.get_legend_handles_labels())}  # noqa: B905
     more = len(footage.clips) - rows
     figure.suptitle("Anomaly score over time" + (f" (first {rows} clips of {rows + more})" if more else ""))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=_DPI)
 
 

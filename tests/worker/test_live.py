@@ -40,6 +40,8 @@ class Deployment:
             "dead_letter_topic": self.topics["dead"],
             "scores_topic": self.topics["scores"],
             "auto_offset_reset": "earliest",
+            "session_timeout_ms": 6000,
+            "heartbeat_interval_ms": 1000,
         }
         settings = {
             "bundle": str(bundle),
@@ -123,7 +125,8 @@ def test_live_and_offline_give_the_same_events_and_scores(deployment, room_bundl
     offline, events = tmp_path / "scores.csv", tmp_path / "events.jsonl"
     arguments = ["score", str(room_bundle), ROOM, "--out", str(offline), "--events", str(events), "--provider", "cpu"]
     subprocess.run([sys.executable, "-m", "worker", *arguments], check=True, cwd=ROOT, capture_output=True)
-    expected = list(csv.DictReader(offline.open()))
+    with offline.open(newline="") as file:
+        expected = list(csv.DictReader(file))
     with deployment.worker() as worker:
         deployment.send(frames_of(ROOM, "room"))
         live = [json.loads(record.value) for record in deployment.read("scores", len(expected))]
@@ -243,8 +246,8 @@ def test_a_worker_whose_alerts_topic_is_missing_says_so_and_reads_nothing(deploy
 
 def test_publish_then_alerts_shows_what_is_on_the_topic(deployment, tiny_bundle):
     publish = [
-        "publish", str(tiny_bundle.footage), "--camera-id", "door", "--topic", deployment.topics["frames"], "--max-speed",
-        "--loop", "2", "--bootstrap-servers", deployment.servers,
+        "publish", str(tiny_bundle.footage), "--camera-id", "door", "--topic", deployment.topics["frames"],
+        "--max-speed", "--loop", "2", "--bootstrap-servers", deployment.servers,
     ]  # fmt: skip
     with deployment.worker() as worker:
         done = subprocess.run([sys.executable, "-m", "worker", *publish], cwd=ROOT, capture_output=True, check=True)

@@ -1,0 +1,231 @@
+"""Measures a run or a bundle on footage and writes what people and programs read of it."""
+
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from contract.errors import ConfigError
+from contract.event import EventRule
+from contract.frame import Preprocessing
+from contract.manifest import MANIFEST_NAME, open_bundle
+from contract.runtime import Detector as BundleDetector
+from contract.scoring import Calibration, FloatArray
+from contract.source import Clip
+from trainer.checkpoint import load_checkpoint
+from trainer.labels import Labels, read_labels
+from trainer.metrics import (
+    LabelledStretch,
+    Measure,
+    aupro,
+    average_precision,
+    count_pixels,
+    detection_delay_seconds,
+    event_recall,
+    false_events_per_hour,
+    frame_auroc,
+    frame_auroc_per_clip,
+    pixel_auroc,
+)
+from trainer.plots import draw_plots
+from trainer.report import METRIC_TEXTS, write_report
+from trainer.scored import ScoredFootage, ScoringModel, score_footage
+from trainer.settings import Device
+
+METRICS_NAME: Final = "metrics.json"
+_COLUMNS: Final = ("camera_id", "clip", "frame", "captured_at_ms", "anomaly_score", "threshold", "is_anomalous")
+_NO_LABELS: Final = Measure(None, "no labels were given; add --labels for the figures that need them.")
+
+Score = Callable[[npt.NDArray[np.uint8]], tuple[FloatArray, FloatArray]]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A run or a bundle, ready to score; see `trainer.scored.ScoringModel`."""
+
+    name: str
+    preprocessing: Preprocessing
+    clip_frames: int
+    calibration: Calibration
+    event_rule: EventRule
+    score: Score
+
+
+def open_model(path: Path, device: Device) -> LoadedModel:
+    """Open a run folder, scored by PyTorch, or a bundle, scored by ONNX Runtime.
+
+    Raises:
+        ConfigError: The folder is neither, or the device asked for is not there.
+        CheckpointError: The run cannot be used.
+        BundleError: The bundle cannot be trusted.
+    """
+    if not path.is_dir():
+        raise ConfigError(f"RUN|BUNDLE {path}: no such folder")
+    if (path / MANIFEST_NAME).is_file():
+        bundle = open_bundle(path)
+        manifest = bundle.manifest
+        return LoadedModel(
+            name=f"bundle {manifest.name} {manifest.version} {manifest.precision}",
+            preprocessing=manifest.preprocessing,
+            clip_frames=manifest.shape.clip_frames,
+            calibration=manifest.calibration,
+            event_rule=manifest.event_rule,
+            score=BundleDetector(bundle, device).score,
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda was asked for and no CUDA device can be used; say --device cpu")
+    checkpoint = load_checkpoint(path)
+    where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    detector = checkpoint.detector.to(where)
+
+    def score(frames: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
+        with torch.inference_mode():
+            scores, maps = detector(torch.from_numpy(frames).to(where))
+        return scores.cpu().numpy(), maps.cpu().numpy()
+
+    config = detector.autoencoder.config
+    return LoadedModel(
+        name=f"run {path.resolve().name}",
+        preprocessing=config.preprocessing,
+        clip_frames=config.clip_frames,
+        calibration=checkpoint.calibration,
+        event_rule=checkpoint.event_rule,
+        score=score,
+    )
+
+
+def evaluate(
+    model: ScoringModel, clips: Sequence[Clip], labels_path: Path | None, out: Path, console: Console
+) -> dict[str, Any]:
+    """Score footage causally and write ``metrics.json``, ``scores.csv``, plots and ``report.html``.
+
+    The folder is written beside ``out`` and renamed, so that ``out`` is whole or as it was.
+
+    Args:
+        model: What is measured.
+        clips: Footage.
+        labels_path: Labels or masks; without them only what needs none is measured.
+        out: Folder to write; an earlier evaluation there is replaced.
+        console: Where progress is shown.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        ConfigError: ``out`` holds other files, or a clip has no end.
+        LabelError: The labels do not describe the footage.
+        FootageError: A frame cannot be decoded, or there is none.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / METRICS_NAME).is_file())):
+        raise ConfigError(f"--out {out} holds other files; name a new or empty folder")
+    labels = read_labels(labels_path, [clip.name for clip in clips]) if labels_path is not None else None
+    footage = score_footage(model, clips, labels, console)
+    metrics = measure(model, footage, labels)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as parent:
+        folder = Path(parent) / "evaluation"
+        folder.mkdir(mode=0o755)
+        (folder / METRICS_NAME).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        _write_scores(footage, model.calibration.threshold, folder / "scores.csv")
+        plots = draw_plots(footage, model.calibration.threshold, folder)
+        write_report(metrics, footage, plots, folder)
+        if out.exists():
+            out.rename(Path(parent) / "replaced")
+        folder.rename(out)
+        shutil.rmtree(Path(parent) / "replaced", ignore_errors=True)
+    return metrics
+
+
+def measure(model: ScoringModel, footage: ScoredFootage, labels: Labels | None) -> dict[str, Any]:
+    """All figures of ``metrics.json``; those that the footage cannot give are None, with a note that says why."""
+    measures = _measures(footage, labels) if labels is not None else dict.fromkeys(METRIC_TEXTS, _NO_LABELS)
+    stretches = footage.stretches
+    notes = list(dict.fromkeys(measure.note for measure in measures.values() if measure.note))
+    if not model.calibration.supported:
+        notes.append(
+            "threshold: the footage it was set on is too short to show the budget of "
+            f"{model.calibration.false_events_per_day:g} false events a day; it was extrapolated."
+        )
+    return {
+        **{name: measure.value for name, measure in measures.items()},
+        "threshold": model.calibration.threshold,
+        "frames": sum(len(stretch.scores) for stretch in stretches),
+        "clips": len(footage.clips),
+        "anomalous_frames": None if labels is None else sum(_labelled(stretch.labels) for stretch in stretches),
+        "events": sum(len(stretch.events) for stretch in stretches),
+        "model": model.name,
+        "notes": notes,
+    }
+
+
+def _measures(footage: ScoredFootage, labels: Labels) -> dict[str, Measure]:
+    stretches = footage.stretches
+    names = footage.clips
+    known = np.concatenate([stretch.labels for stretch in stretches if stretch.labels is not None])
+    scores = np.concatenate([stretch.scores for stretch in stretches])
+    numbers = np.concatenate([np.full(len(stretch.scores), names.index(stretch.clip)) for stretch in stretches])
+    labelled = [
+        LabelledStretch(stretch.labels, stretch.captured_at_ms, stretch.events)
+        for stretch in stretches
+        if stretch.labels is not None
+    ]
+    no_masks = Measure(None, "pixel AUROC and AUPRO need masks; the labels name frames only.")
+    counts = (
+        count_pixels(np.concatenate([s.maps for s in stretches]), _masks(footage, labels)) if labels.has_masks else None
+    )
+    return {
+        "frame_auroc": frame_auroc(known, scores),
+        "frame_auroc_per_clip": frame_auroc_per_clip(known, scores, numbers),
+        "frame_auroc_untrained": frame_auroc(known, np.concatenate([stretch.difference for stretch in stretches])),
+        "frame_auroc_untrained_flow": frame_auroc(known, np.concatenate([stretch.flow for stretch in stretches])),
+        "average_precision": average_precision(known, scores),
+        "pixel_auroc": no_masks if counts is None else pixel_auroc(counts),
+        "aupro": no_masks if counts is None else aupro(counts),
+        "event_recall": event_recall(labelled),
+        "false_events_per_hour": false_events_per_hour(labelled),
+        "detection_delay_seconds": detection_delay_seconds(labelled),
+    }
+
+
+def metrics_table(metrics: dict[str, Any]) -> Table:
+    """Lay the figures out for a terminal."""
+    table = Table(title=f"{metrics['model']}: {metrics['frames']} frames of {metrics['clips']} clips")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name in METRIC_TEXTS:
+        value = metrics[name]
+        table.add_row(name, "-" if value is None else f"{value:.4g}")
+    return table
+
+
+def _labelled(labels: npt.NDArray[np.bool_] | None) -> int:
+    return 0 if labels is None else int(labels.sum())
+
+
+def _masks(footage: ScoredFootage, labels: Labels) -> Iterator[npt.NDArray[np.uint8]]:
+    for stretch in footage.stretches:
+        for index in stretch.indices.tolist():
+            yield labels.mask(stretch.clip, index)
+
+
+def _write_scores(footage: ScoredFootage, threshold: float, path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for stretch in footage.stretches:
+            rows = zip(stretch.indices.tolist(), stretch.captured_at_ms.tolist(), stretch.scores.tolist(), strict=True)
+            for index, captured_at_ms, score in rows:
+                anomalous = int(score >= threshold)
+                # Nine digits give back the float32 exactly.
+                fields = (index, captured_at_ms, f"{score:.9g}", threshold, anomalous)
+                writer.writerow((stretch.clip, stretch.clip, *fields))

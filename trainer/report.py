@@ -1,0 +1,146 @@
+"""One self-contained page about an evaluation: figures, plots and events, with nothing fetched from anywhere."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+from trainer.plots import Plot
+from trainer.scored import ScoredFootage
+
+METRIC_TEXTS: Final[Mapping[str, str]] = {
+    "frame_auroc": "Chance that an anomalous frame scores higher than a normal one; one ranking over all frames, each "
+    "scored from itself and earlier frames only.",
+    "frame_auroc_per_clip": "The same after each clip's scores were scaled to 0..1, as papers report it; a live system "
+    "cannot do that.",
+    "frame_auroc_untrained": "The same ranking by blurred frame difference, with no training at all.",
+    "frame_auroc_untrained_flow": "The same ranking by the magnitude of dense optical flow, with no training at all.",
+    "average_precision": "Area under the precision-recall curve over frames.",
+    "pixel_auroc": "Chance that an anomalous pixel scores higher than a normal one.",
+    "aupro": "Overlap with each anomalous region, averaged up to a false positive rate of 0.3.",
+    "event_recall": "Share of labelled events that an event found overlaps.",
+    "false_events_per_hour": "Events that overlap nothing labelled, for each hour of normal footage.",
+    "detection_delay_seconds": "Median time from a labelled event's start until its alert.",
+}
+
+_CARDS: Final = ("frame_auroc", "event_recall", "false_events_per_hour", "detection_delay_seconds")
+_MAX_EVENTS: Final = 200
+
+_STYLE: Final = """
+:root { color-scheme: light dark; --line: #d5dae1; --soft: #f3f5f8; --text: #17202b; --back: #fff; --mild: #5a6675; }
+@media (prefers-color-scheme: dark) {
+  :root { --line: #38424f; --soft: #1d252f; --text: #e7ecf2; --back: #12181f; --mild: #9fadbd; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1080px; padding: 2rem 1.25rem 4rem; background: var(--back); color: var(--text);
+  font: 16px/1.5 system-ui, sans-serif; }
+h1 { margin: 0; font-size: 1.7rem; } h2 { margin: 2.5rem 0 .75rem; font-size: 1.2rem; }
+p.about { margin: .25rem 0 1.5rem; color: var(--mild); }
+.cards { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); }
+.card { padding: 1rem; border: 1px solid var(--line); border-radius: 8px; background: var(--soft); }
+.card b { display: block; font-size: 1.9rem; line-height: 1.2; } .card span { color: var(--mild); font-size: .9rem; }
+.wide { overflow-x: auto; }
+table { width: 100%; border-collapse: collapse; font-size: .95rem; }
+th, td { padding: .45rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+code { font-size: .9em; } ul { padding-left: 1.2rem; }
+figure { margin: 0 0 1.5rem; } figcaption { color: var(--mild); font-size: .9rem; }
+img { display: block; max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 6px;
+  background: #fff; }
+@media print { body { max-width: none; } figure, .card { break-inside: avoid; } }
+"""
+
+
+def write_report(metrics: Mapping[str, Any], footage: ScoredFootage, plots: Sequence[Plot], folder: Path) -> None:
+    """Write ``report.html``; whatever came from file names is escaped, and pictures travel inside the page.
+
+    Args:
+        metrics: What ``metrics.json`` holds.
+        footage: What was scored.
+        plots: Pictures in the folder, in the order to show.
+        folder: Where it is written.
+    """
+    title = f"Evaluation of {metrics['model']}"
+    labelled = metrics["anomalous_frames"]
+    about = (
+        f"{metrics['frames']} frames of {_count(metrics['clips'], 'clip')}, threshold {metrics['threshold']:.3f}"
+        + ("" if labelled is None else f", {labelled} frames labelled anomalous")
+    )
+    cards = "".join(
+        f'<div class="card"><b>{_number(metrics[name])}</b><span>{_words(name)}</span></div>' for name in _CARDS
+    )
+    rows = "".join(
+        f'<tr><th scope="row">{_words(name)}</th><td class="number">{_number(metrics[name])}</td>'
+        f"<td>{escape(text)}</td></tr>"
+        for name, text in METRIC_TEXTS.items()
+    )
+    notes = "".join(f"<li>{escape(note)}</li>" for note in metrics["notes"])
+    figures = "".join(_figure(plot, folder) for plot in plots)
+    page = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{escape(title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+<p class="about">{escape(about)}</p>
+<div class="cards">{cards}</div>
+<h2>All figures</h2>
+<div class="wide"><table>
+<tr><th scope="col">figure</th><th scope="col" class="number">value</th><th scope="col">what it says</th></tr>
+{rows}</table></div>
+{f"<ul>{notes}</ul>" if notes else ""}
+<h2>Plots</h2>
+{figures}
+<h2>Events found</h2>
+{_events(footage)}
+</body>
+</html>
+"""
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _figure(plot: Plot, folder: Path) -> str:
+    data = base64.b64encode((folder / plot.name).read_bytes()).decode()
+    text = escape(plot.title)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+
+
+def _events(footage: ScoredFootage) -> str:
+    rows = []
+    for stretch in footage.stretches:
+        for event in stretch.events:
+            first, told, last, peak = (
+                int(stretch.indices[i]) for i in (event.first, event.told, event.last, event.peak)
+            )
+            right = (
+                "" if stretch.labels is None else "yes" if stretch.labels[event.first : event.last + 1].any() else "no"
+            )
+            cells = (first, told, last, peak, f"{event.peak_score:.2f}", right)
+            numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+            rows.append(f"<tr><td>{escape(stretch.clip)}</td>{numbers}</tr>")
+    if not rows:
+        return "<p>None.</p>"
+    names = ("first frame", "told at", "last frame", "peak at", "peak score", "labelled")
+    head = "".join(f'<th scope="col" class="number">{name}</th>' for name in names)
+    more = f"<p>The first {_MAX_EVENTS} of {len(rows)}.</p>" if len(rows) > _MAX_EVENTS else ""
+    body = "".join(rows[:_MAX_EVENTS])
+    return f'{more}<div class="wide"><table><tr><th scope="col">clip</th>{head}</tr>{body}</table></div>'
+
+
+def _words(name: str) -> str:
+    words = name.replace("_", " ").replace("auroc", "AUROC").replace("aupro", "AUPRO")
+    return escape(words[0].upper() + words[1:])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}".rstrip("0").rstrip(".") if abs(value) < 100 else f"{value:.0f}"
