@@ -69,7 +69,7 @@ class KafkaClip(Clip):
     def _read(self, consumer: KafkaConsumer) -> Iterator[SourceFrame]:
         numbers = consumer.partitions_for_topic(self.topic)
         if not numbers:
-            raise FootageError(f"topic {self.topic} is not on the broker {self.bootstrap_servers}")
+            raise FootageError(f"topic {self.topic} is not on {self.bootstrap_servers}; is its name right?")
         partitions = [TopicPartition(self.topic, number) for number in sorted(numbers)]
         index = 0
         for partition in partitions:

@@ -136,6 +136,8 @@ def _read_environment(cls: type[Settings]) -> dict[str, Any]:
             if field is None:
                 raise ConfigError(f"environment variable {name} names no setting; look for a misspelling")
             fields = getattr(field.annotation, "model_fields", None)
+        if fields is not None:
+            raise ConfigError(f"environment variable {name} names a group of settings; name one, as {name}__<FIELD>")
     try:
         return EnvSettingsSource(cls)()
     except Exception as error:

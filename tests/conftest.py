@@ -10,10 +10,11 @@ from rich.console import Console
 from contract.source import open_source
 from deploy.broker import LocalBroker
 
-# Of kafka-python 3.0: it reads its schemas through functions that Python 3.11 and 3.12 call deprecated, and leaves a
-# socket whose connection was refused to the garbage collector.
+# Of kafka-python 3.0: it reads its schemas through functions that Python 3.11 and 3.12 call deprecated, and leaves to
+# the garbage collector a socket whose connection was refused, and the socket pair of a client that could not start.
 _NOT_OURS = (
     "ignore:(read_text|open_text) is deprecated:DeprecationWarning",
+    r"ignore:unclosed <socket[.]socket fd=\d+, family=1, :ResourceWarning",
     r"ignore:unclosed <socket[.]socket .*laddr=\('0[.]0[.]0[.]0', \d+\)>:ResourceWarning",
 )
 

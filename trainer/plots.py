@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -147,7 +147,7 @@ def draw_histogram(scores: Vector, labels: npt.NDArray[np.bool_] | None, thresho
     ]  # fmt: skip
     for name, values, colour, hatch in groups:
         if len(values):
-            axes.hist(values, edges, color=colour, alpha=0.6, hatch=hatch, edgecolor="white", label=name)
+            axes.hist(values, edges.tolist(), color=colour, alpha=0.6, hatch=hatch, edgecolor="white", label=name)
     axes.axvline(threshold, color=_THRESHOLD, linestyle="--", linewidth=1.5, label=f"threshold {threshold:.2f}")
     axes.set(xlabel="anomaly score", ylabel="frames", yscale="log", ylim=(0.7, None), title="Scores of frames")
     _finish(figure, axes, path, "best")
@@ -157,7 +157,7 @@ def draw_worst(footage: ScoredFootage, threshold: float, path: Path) -> None:
     """Draw the frames of the highest scores, each with its heat map beside it."""
     frames = footage.worst
     rows = (len(frames) + 1) // 2
-    figure = Figure(figsize=(13, 0.9 + 2.5 * rows), layout="constrained")
+    figure = Figure(figsize=(13, 0.9 + 2.0 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, 4, squeeze=False)
     for axes in grid.ravel():
@@ -189,7 +189,7 @@ def _start(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _finish(figure: Figure, axes: Axes, path: Path, legend: str) -> None:
+def _finish(figure: Figure, axes: Axes, path: Path, legend: Literal["lower right", "lower left", "best"]) -> None:
     axes.grid(visible=True, alpha=0.3)
     axes.legend(loc=legend)
     figure.savefig(path, dpi=_DPI)

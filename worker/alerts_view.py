@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Table
 
 from contract.alert import Alert
-from contract.errors import ConfigError
-from worker.kafka_clients import connection, mapped_errors
+from worker.kafka_clients import mapped_errors, open_reader, require_topics
 from worker.settings import KafkaSettings
 
 _POLL_MS = 500
@@ -40,16 +39,11 @@ def follow_alerts(
         ConfigError: The topic is not there.
         BrokerUnavailableError: No broker answers.
     """
-    with mapped_errors(kafka):
-        consumer = KafkaConsumer(
-            **connection(kafka), group_id=None, enable_auto_commit=False, isolation_level="read_committed",
-            fetch_max_wait_ms=100,
-        )  # fmt: skip
+    consumer = open_reader(kafka)
     try:
+        require_topics(consumer, [topic], kafka)
         with mapped_errors(kafka):
             numbers = consumer.partitions_for_topic(topic)
-            if not numbers:
-                raise ConfigError(f"topic {topic} is not on {kafka.bootstrap_servers}; create it, or name another")
             partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
             consumer.assign(partitions)
             (consumer.seek_to_beginning if from_beginning else consumer.seek_to_end)(*partitions)

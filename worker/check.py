@@ -59,7 +59,7 @@ def _check_broker(settings: WorkerSettings) -> Iterator[CheckLine]:
         yield CheckLine("broker", f"{settings.kafka.bootstrap_servers} answers", None)
 
         def see_topics() -> str:
-            require_topics(consumer, settings.kafka)
+            require_topics(consumer, settings.kafka.topics, settings.kafka)
             return "all there"
 
         yield _try("topics", see_topics)

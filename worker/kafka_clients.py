@@ -93,19 +93,36 @@ def connection(kafka: KafkaSettings) -> dict[str, Any]:
     }
 
 
-def require_topics(consumer: KafkaConsumer, kafka: KafkaSettings) -> None:
-    """Compare the topics named in the settings with those on the broker.
+def require_topics(consumer: KafkaConsumer, topics: Sequence[str], kafka: KafkaSettings) -> None:
+    """Compare topics with those on the broker.
 
     Raises:
         ConfigError: A topic is not there.
         BrokerUnavailableError: The broker stopped answering.
     """
-    wanted = [kafka.frames_topic, kafka.alerts_topic, kafka.dead_letter_topic, kafka.scores_topic]
     with mapped_errors(kafka):
         found = consumer.topics()
-    for topic in wanted:
-        if topic is not None and topic not in found:
+    for topic in topics:
+        if topic not in found:
             raise ConfigError(f"topic {topic} is not on {kafka.bootstrap_servers}; create it, or name another")
+
+
+def open_reader(kafka: KafkaSettings) -> KafkaConsumer:
+    """Open a consumer of no group, which sees what committed transactions wrote.
+
+    Raises:
+        BrokerUnavailableError: No broker answers.
+        ConfigError: The client refuses the settings.
+    """
+    with mapped_errors(kafka):
+        return KafkaConsumer(
+            **connection(kafka),
+            group_id=None,
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            fetch_max_wait_ms=100,
+            allow_auto_create_topics=False,
+        )
 
 
 def deliver(producer: KafkaProducer, records: Sequence[OutgoingRecord], kafka: KafkaSettings) -> None:

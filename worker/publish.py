@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contract.errors import ConfigError, FootageError
 from contract.kafka_source import CAMERA_ID
 from contract.source import Clip
-from worker.kafka_clients import deliver, mapped_errors, open_producer
+from worker.kafka_clients import deliver, open_producer, open_reader, require_topics
 from worker.records import CAPTURED_AT_HEADER, OutgoingRecord
 from worker.settings import KafkaSettings
 
@@ -50,12 +50,15 @@ def publish(
     """
     if not CAMERA_ID.fullmatch(camera_id):
         raise ConfigError(f"--camera-id {camera_id!r} is not 1 to 128 of A-Z a-z 0-9 . _ -")
+    reader = open_reader(kafka)
+    try:
+        # Asked of the producer, a topic that is not there cannot be told from a broker that does not answer.
+        require_topics(reader, [topic], kafka)
+    finally:
+        reader.close()
     producer = open_producer(kafka, linger_ms=5)
     sent = 0
     try:
-        with mapped_errors(kafka):
-            if not producer.partitions_for(topic):
-                raise ConfigError(f"topic {topic} is not on the broker {kafka.bootstrap_servers}; create it first")
         waiting: list[OutgoingRecord] = []
         due = time.monotonic()
         for _ in range(loop):

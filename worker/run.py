@@ -45,7 +45,7 @@ def run_worker(settings: WorkerSettings) -> None:
     with TelemetryServer(settings.http, metrics, probes) as server:
         consumer = open_consumer(kafka)
         try:
-            require_topics(consumer, kafka)
+            require_topics(consumer, kafka.topics, kafka)
             producer = open_producer(kafka)
             try:
                 losses = Losses()

@@ -88,9 +88,7 @@ class KafkaSettings(FrozenModel):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        topics = [self.frames_topic, self.alerts_topic, self.dead_letter_topic, self.scores_topic]
-        named = [topic for topic in topics if topic is not None]
-        if len(set(named)) != len(named):
+        if len(set(self.topics)) != len(self.topics):
             raise ValueError("frames_topic, alerts_topic, dead_letter_topic and scores_topic must differ")
         if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:
             raise ValueError("heartbeat_interval_ms must be at most a third of session_timeout_ms")
@@ -104,6 +102,12 @@ class KafkaSettings(FrozenModel):
         if self.sasl_mechanism is not None and (not self.sasl_username or self.password() is None):
             raise ValueError("sasl_mechanism needs sasl_username and sasl_password_file or sasl_password")
         return self
+
+    @property
+    def topics(self) -> list[str]:
+        """Every topic that is named."""
+        named = [self.frames_topic, self.alerts_topic, self.dead_letter_topic, self.scores_topic]
+        return [topic for topic in named if topic is not None]
 
     def _is_on_loopback(self) -> bool:
         hosts = [address.rpartition(":")[0].strip("[]") for address in self.bootstrap_servers.split(",")]
