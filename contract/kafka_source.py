@@ -1,6 +1,7 @@
 """A time range of one camera's frames, read from what a topic still holds."""
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +18,8 @@ _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 CAMERA_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _KEYS: Final = {"camera", "from", "to"}
 _REQUEST_TIMEOUT_MS: Final = 15_000
-_IDLE_TIMEOUT_MS: Final = 15_000
+_IDLE_SECONDS: Final = 15.0
+_POLL_MS: Final = 500
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class KafkaClip(Clip):
                 request_timeout_ms=_REQUEST_TIMEOUT_MS,
                 bootstrap_timeout_ms=_REQUEST_TIMEOUT_MS,
                 max_partition_fetch_bytes=16 * 2**20,
-                consumer_timeout_ms=_IDLE_TIMEOUT_MS,
+                isolation_level="read_committed",
             )
         except KafkaError as error:
             raise BrokerUnavailableError(
@@ -88,15 +90,19 @@ class KafkaClip(Clip):
         if start >= end:
             return
         consumer.seek(partition, start)
-        for record in consumer:
-            late = self.to_ms is not None and record.timestamp >= self.to_ms
-            if not late and record.value and record.key == self.name.encode():
-                yield record.timestamp, record.value
-            if record.offset >= end - 1:
-                return
-        position = consumer.position(partition)
-        if position < end:
-            raise FootageError(f"{self.topic}[{partition.partition}]@{position}: no record for {_IDLE_TIMEOUT_MS} ms")
+        heard_at = time.monotonic()
+        # The position, unlike the last record's offset, also passes the markers of transactions.
+        while consumer.position(partition) < end:
+            records = consumer.poll(timeout_ms=_POLL_MS).get(partition, [])
+            for record in records:
+                late = self.to_ms is not None and record.timestamp >= self.to_ms
+                if record.offset < end and not late and record.value and record.key == self.name.encode():
+                    yield record.timestamp, record.value
+            if records:
+                heard_at = time.monotonic()
+            elif time.monotonic() - heard_at > _IDLE_SECONDS:
+                where = f"{self.topic}[{partition.partition}]@{consumer.position(partition)}"
+                raise FootageError(f"{where}: no record for {_IDLE_SECONDS:g} s, the range ends at {end}")
 
 
 def parse_kafka_source(source: str) -> KafkaClip:

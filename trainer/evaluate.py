@@ -2,7 +2,7 @@
 
 import csv
 import json
-import shutil
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from contract.errors import ConfigError
+from contract.errors import CheckpointError, ConfigError, FramewatchError
 from contract.event import EventRule
 from contract.frame import Preprocessing
 from contract.manifest import MANIFEST_NAME, open_bundle
@@ -44,6 +44,7 @@ from trainer.settings import Device
 
 METRICS_NAME: Final = "metrics.json"
 _COLUMNS: Final = ("camera_id", "clip", "frame", "captured_at_ms", "anomaly_score", "threshold", "is_anomalous")
+_NOT_IN_CAMERA_ID: Final = re.compile(r"[^A-Za-z0-9._-]")
 _NO_LABELS: Final = Measure(None, "no labels were given; add --labels for the figures that need them.")
 
 Score = Callable[[npt.NDArray[np.uint8]], tuple[FloatArray, FloatArray]]
@@ -89,9 +90,16 @@ def open_model(path: Path, device: Device) -> LoadedModel:
     detector = checkpoint.detector.to(where)
 
     def score(frames: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
-        with torch.inference_mode():
-            scores, maps = detector(torch.from_numpy(frames).to(where))
-        return scores.cpu().numpy(), maps.cpu().numpy()
+        try:
+            # TF32 would round what a fp32 bundle does not.
+            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                scores, maps = detector(torch.from_numpy(frames).to(where))
+                scores, maps = scores.cpu().numpy(), maps.cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise FramewatchError(f"the device has no memory for {len(frames)} clips; say --device cpu") from error
+        if not np.isfinite(scores).all() or not np.isfinite(maps).all():
+            raise CheckpointError(f"run {path}: the detector gives scores that are not finite; fit again")
+        return scores, maps
 
     config = detector.autoencoder.config
     return LoadedModel(
@@ -128,6 +136,9 @@ def evaluate(
     """
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / METRICS_NAME).is_file())):
         raise ConfigError(f"--out {out} holds other files; name a new or empty folder")
+    out = out.resolve()
+    if any(parent.is_file() for parent in out.parents):
+        raise ConfigError(f"--out {out} lies in a file; name a new or empty folder")
     labels = read_labels(labels_path, [clip.name for clip in clips]) if labels_path is not None else None
     footage = score_footage(model, clips, labels, console)
     metrics = measure(model, footage, labels)
@@ -139,10 +150,7 @@ def evaluate(
         _write_scores(footage, model.calibration.threshold, folder / "scores.csv")
         plots = draw_plots(footage, model.calibration.threshold, folder)
         write_report(metrics, footage, plots, folder)
-        if out.exists():
-            out.rename(Path(parent) / "replaced")
-        folder.rename(out)
-        shutil.rmtree(Path(parent) / "replaced", ignore_errors=True)
+        _put_in_place(folder, out)
     return metrics
 
 
@@ -208,6 +216,20 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     return table
 
 
+def _put_in_place(folder: Path, out: Path) -> None:
+    if not out.exists():
+        folder.rename(out)
+        return
+    replaced = folder.with_name("replaced")
+    out.rename(replaced)
+    try:
+        folder.rename(out)
+    except OSError:
+        # The folder around both is about to be removed, and the earlier evaluation with it.
+        replaced.rename(out)
+        raise
+
+
 def _labelled(labels: npt.NDArray[np.bool_] | None) -> int:
     return 0 if labels is None else int(labels.sum())
 
@@ -223,9 +245,10 @@ def _write_scores(footage: ScoredFootage, threshold: float, path: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
         for stretch in footage.stretches:
+            camera_id = _NOT_IN_CAMERA_ID.sub("-", stretch.clip)[:128] or "camera"
             rows = zip(stretch.indices.tolist(), stretch.captured_at_ms.tolist(), stretch.scores.tolist(), strict=True)
             for index, captured_at_ms, score in rows:
                 anomalous = int(score >= threshold)
                 # Nine digits give back the float32 exactly.
                 fields = (index, captured_at_ms, f"{score:.9g}", threshold, anomalous)
-                writer.writerow((stretch.clip, stretch.clip, *fields))
+                writer.writerow((camera_id, stretch.clip, *fields))

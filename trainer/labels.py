@@ -285,7 +285,7 @@ def _archive_masks(path: Path, clips: set[str]) -> Iterator[tuple[str, Callable[
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-    with tarfile.open(path, "r|*") as archive:
+    with tarfile.open(path) as archive:
         for member in archive:
             file = archive.extractfile(member) if member.isreg() else None
             if file is not None:

@@ -1,0 +1,221 @@
+import os
+import signal
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from kafka import KafkaProducer
+
+from contract.errors import BrokerUnavailableError, ConfigError, FootageError
+from contract.source import open_source
+from deploy.broker import Topic, create_topics
+from tests.footage import write_scene
+
+
+def write_video(path, frames=12, fps=5):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, (64, 48))
+    for index in range(frames):
+        writer.write(np.full((48, 64, 3), 10 * index % 250, np.uint8))
+    writer.release()
+    return path
+
+
+def brightness(frame):
+    return float(cv2.imdecode(np.frombuffer(frame.data, np.uint8), cv2.IMREAD_GRAYSCALE).mean())
+
+
+def children():
+    me = f"PPid:\t{os.getpid()}\n"
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if me in status.read_text() and "video_process" in (status.parent / "cmdline").read_text():
+                found.append(status.parent.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_a_video_gives_jpeg_frames_in_order_with_their_times(tmp_path):
+    (clip,) = open_source(str(write_video(tmp_path / "door.avi")))
+    frames = list(clip.frames())
+    assert clip.name == "door"
+    assert [frame.index for frame in frames] == list(range(12))
+    assert [frame.captured_at_ms for frame in frames] == [200 * index for index in range(12)]
+    assert all(frame.data.startswith(b"\xff\xd8") for frame in frames)
+    assert [brightness(frame) for frame in frames] == pytest.approx([10 * index for index in range(12)], abs=3)
+
+
+def test_reading_twice_gives_the_same_bytes(tmp_path):
+    (clip,) = open_source(str(write_video(tmp_path / "door.avi")))
+    assert list(clip.frames()) == list(clip.frames())
+
+
+def test_frame_ranges_are_inclusive_and_keep_the_index(tmp_path):
+    (clip,) = open_source(f"{write_video(tmp_path / 'door.avi')}#0:1,5:7")
+    frames = list(clip.frames())
+    assert [frame.index for frame in frames] == [0, 1, 5, 6, 7]
+    assert brightness(frames[-1]) == pytest.approx(70, abs=3)
+
+
+def test_a_range_beyond_the_end_is_an_error_after_the_frames_there_are(tmp_path):
+    (clip,) = open_source(f"{write_video(tmp_path / 'door.avi')}#9:40")
+    frames = clip.frames()
+    assert [frame.index for frame in islice(frames, 3)] == [9, 10, 11]
+    with pytest.raises(FootageError, match="ends at frame 11, before frame 40"):
+        next(frames)
+
+
+def test_folders_of_videos_and_of_image_folders_are_in_natural_order(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for name in ("10", "9", "1"):
+        write_video(tmp_path / "videos" / f"{name}.avi")
+        write_scene(tmp_path / "images" / name, 2)
+    assert [clip.name for clip in open_source(str(tmp_path / "videos"))] == ["1", "9", "10"]
+    assert [clip.name for clip in open_source(str(tmp_path / "images"))] == ["1", "9", "10"]
+
+
+def test_jpeg_and_png_files_pass_through_and_others_become_png(tmp_path):
+    pixels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64).astype(np.uint8)
+    for name in ("2.jpg", "10.png", "1.bmp", "3.tif"):
+        cv2.imwrite(str(tmp_path / name), pixels)
+    (clip,) = open_source(str(tmp_path))
+    frames = list(clip.frames())
+    assert frames[1].data == (tmp_path / "2.jpg").read_bytes()
+    assert frames[3].data == (tmp_path / "10.png").read_bytes()
+    for frame in (frames[0], frames[2]):
+        assert np.array_equal(cv2.imdecode(np.frombuffer(frame.data, np.uint8), cv2.IMREAD_UNCHANGED), pixels)
+
+
+def test_a_file_whose_name_has_a_hash_is_itself(tmp_path):
+    path = write_video(tmp_path / "a#1:2.avi")
+    assert len(list(open_source(str(path))[0].frames())) == 12
+
+
+def test_closing_early_ends_the_decoder(tmp_path):
+    frames = open_source(str(write_video(tmp_path / "door.avi", 300)))[0].frames()
+    next(frames)
+    assert children()
+    frames.close()
+    assert not children()
+
+
+def test_a_damaged_video_is_a_footage_error_and_leaves_no_process(tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(np.random.default_rng(0).bytes(10_000))
+    (clip,) = open_source(str(tmp_path / "bad.mp4"))
+    with pytest.raises(FootageError, match=r"bad\.mp4"):
+        list(clip.frames())
+    assert not children()
+
+
+def test_a_decoder_that_dies_is_a_footage_error(tmp_path):
+    frames = open_source(str(write_video(tmp_path / "door.avi", 3000)))[0].frames()
+    next(frames)
+    (child,) = children()
+    os.kill(int(child), signal.SIGABRT)
+    with pytest.raises(FootageError, match="decoder died"):
+        list(frames)
+
+
+class Camera(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        for level in range(0, 250, 5):
+            data = cv2.imencode(".jpg", np.full((48, 64, 3), level, np.uint8))[1].tobytes()
+            try:
+                self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + data + b"\r\n")
+            except OSError:
+                return
+            time.sleep(0.02)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_network_camera_is_read_live_until_the_frame_asked_for():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Camera)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        before = time.time() * 1000
+        (clip,) = open_source(f"http://127.0.0.1:{server.server_port}/door.mjpg#0:9")
+        assert clip.live
+        frames = list(clip.frames())
+        assert len(frames) == 10
+        assert before - 1000 <= frames[0].captured_at_ms <= frames[-1].captured_at_ms <= time.time() * 1000 + 1000
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_camera_that_does_not_answer_is_a_footage_error():
+    (clip,) = open_source("rtsp://127.0.0.1:1/door")
+    with pytest.raises(FootageError, match="cannot be opened"):
+        list(clip.frames())
+
+
+@pytest.mark.broker
+class TestKafka:
+    @pytest.fixture
+    def topic(self, broker, request):
+        name = f"source-{request.node.name}"[:100]
+        create_topics(broker, {name: Topic(2)})
+        return name
+
+    def send(self, broker, topic, count, *, transaction=False):
+        more = {"transactional_id": f"{topic}-tx"} if transaction else {}
+        producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, **more)
+        if transaction:
+            producer.init_transactions()
+            producer.begin_transaction()
+        for index in range(count):
+            for camera in ("door", "yard"):
+                value = f"{camera}{index}".encode()
+                producer.send(topic, value, key=camera.encode(), timestamp_ms=1_000_000 + 1000 * index).get(timeout=20)
+        if transaction:
+            producer.commit_transaction()
+        producer.close()
+
+    def read(self, broker, topic, query="", camera="door"):
+        (clip,) = open_source(f"kafka://{broker.bootstrap_servers}/{topic}?camera={camera}{query}")
+        return list(clip.frames())
+
+    def test_one_camera_s_frames_in_order(self, broker, topic):
+        self.send(broker, topic, 10)
+        frames = self.read(broker, topic)
+        assert [frame.data for frame in frames] == [f"door{index}".encode() for index in range(10)]
+        assert [frame.captured_at_ms for frame in frames] == [1_000_000 + 1000 * index for index in range(10)]
+
+    def test_from_is_included_and_to_is_not(self, broker, topic):
+        self.send(broker, topic, 10)
+        frames = self.read(broker, topic, "&from=1003000&to=1970-01-01T00:16:47Z")
+        assert [frame.data for frame in frames] == [f"door{index}".encode() for index in range(3, 7)]
+        assert self.read(broker, topic, "&from=9000000") == []
+
+    def test_transaction_markers_at_the_end_do_not_hang(self, broker, topic):
+        self.send(broker, topic, 3, transaction=True)
+        assert len(self.read(broker, topic)) == 3
+
+    def test_an_unknown_camera_gives_nothing_and_an_unknown_topic_an_error(self, broker, topic):
+        self.send(broker, topic, 1)
+        assert self.read(broker, topic, camera="attic") == []
+        with pytest.raises(FootageError, match="is not on"):
+            self.read(broker, "no-such-topic")
+
+
+def test_a_broker_that_is_down_is_said_so():
+    (clip,) = open_source("kafka://127.0.0.1:1/frames?camera=door")
+    with pytest.raises(BrokerUnavailableError, match=r"127\.0\.0\.1:1"):
+        list(clip.frames())
+
+
+@pytest.mark.parametrize("source", ["", "  ", "nowhere.mp4", "kafka://x", "nowhere#1:2"])
+def test_what_names_nothing_is_refused(source):
+    with pytest.raises(ConfigError):
+        open_source(source)

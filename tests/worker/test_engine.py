@@ -1,0 +1,159 @@
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from contract.alert import BundleReference
+from contract.event import EventRule
+from contract.frame import Preprocessing
+from contract.scoring import calibrate
+from worker.engine import Engine, IncomingFrame
+
+BRIGHT, DARK = 220, 40
+
+
+def detector(clip_frames=1):
+    """A detector whose map is the brightness of each 16 px cell of the last frame, 0..10."""
+    calibration = calibrate(np.linspace(0.5, 1.5, 100), frames_per_second=10, false_events_per_day=1)
+    manifest = SimpleNamespace(
+        preprocessing=Preprocessing(height=64, width=64),
+        shape=SimpleNamespace(clip_frames=clip_frames),
+        calibration=calibration.model_copy(update={"threshold": 6.0, "release_threshold": 4.0}),
+        event_rule=EventRule(min_frames=2, gap_frames=1, update_rise=0.5, update_frames=1),
+    )
+    reference = BundleReference(name="fake", version="1", digest="sha256:" + "a" * 64)
+    seen = []
+
+    def score(clips):
+        seen.append(clips)
+        cells = clips[:, -1, :, :, 0].reshape(len(clips), 4, 16, 4, 16).mean((2, 4)).astype(np.float32) / 25.5
+        return cells.max((1, 2)), cells
+
+    return SimpleNamespace(bundle=SimpleNamespace(manifest=manifest, reference=reference), score=score, seen=seen)
+
+
+def frame(offset, level, camera="door", partition=0, data=None):
+    pixels = np.full((64, 64), DARK, np.uint8)
+    pixels[16:32, 32:48] = level
+    encoded = cv2.imencode(".png", pixels)[1].tobytes() if data is None else data
+    return IncomingFrame(camera, "frames", partition, offset, 1000 * offset, encoded)
+
+
+VISIT = [DARK, BRIGHT, BRIGHT + 10, BRIGHT + 30, DARK, DARK, DARK, DARK]
+
+
+def in_batches(engine, frames, size):
+    return [
+        outcome for start in range(0, len(frames), size) for outcome in engine.process(frames[start : start + size])
+    ]
+
+
+def test_outcomes_come_in_the_order_of_the_frames():
+    frames = [
+        frame(i, level, camera) for i, (level, camera) in enumerate([(40, "a"), (220, "b"), (60, "a"), (80, "c")])
+    ]
+    outcomes = Engine(detector()).process(frames)
+    assert [outcome.frame for outcome in outcomes] == frames
+    assert [outcome.is_anomalous for outcome in outcomes] == [False, True, False, False]
+
+
+def test_a_bad_frame_is_an_outcome_and_the_camera_goes_on():
+    frames = [frame(i, level) for i, level in enumerate(VISIT)]
+    frames.insert(2, frame(99, 0, data=b"<html>"))
+    frames.insert(0, IncomingFrame("door", "frames", 0, 98, 0, None))
+    outcomes = Engine(detector()).process(frames)
+    assert [outcome.error.reason for outcome in outcomes if outcome.error] == ["empty", "not_jpeg_or_png"]
+    kinds = [alert.type.split(".")[2] for outcome in outcomes for alert in outcome.alerts]
+    assert kinds == ["started", "updated", "ended"]
+
+
+def test_cameras_do_not_mix():
+    both = [f for i, level in enumerate(VISIT) for f in (frame(2 * i, level, "a"), frame(2 * i + 1, DARK, "b"))]
+    outcomes = Engine(detector()).process(both)
+    assert {alert.subject for outcome in outcomes for alert in outcome.alerts} == {"a"}
+    alone = Engine(detector()).process([frame(2 * i, level, "a") for i, level in enumerate(VISIT)])
+    assert [a for o in outcomes for a in o.alerts] == [a for o in alone for a in o.alerts]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_batch_size_changes_neither_scores_nor_alerts(size):
+    frames = [frame(i, level) for i, level in enumerate(VISIT * 3)]
+    assert in_batches(Engine(detector()), frames, size) == Engine(detector()).process(frames)
+
+
+def test_replay_gives_the_same_alerts():
+    frames = [frame(i, level) for i, level in enumerate(VISIT)]
+    assert Engine(detector()).process(frames) == Engine(detector()).process(frames)
+
+
+def test_alerts_tell_where_when_and_how_much():
+    outcomes = Engine(detector()).process([frame(10 + i, level) for i, level in enumerate(VISIT)])
+    alerts = [alert for outcome in outcomes for alert in outcome.alerts]
+    started, ended = alerts[0].data, alerts[-1].data
+    assert (started.started_at_ms, started.ended_at_ms, ended.ended_at_ms) == (11_000, None, 13_000)
+    assert (ended.frames.first_offset, ended.frames.peak_offset, ended.frames.last_offset) == (11, 13, 13)
+    assert ended.peak_score == pytest.approx(250 / 25.5, abs=0.01)
+    assert ended.anomalous_area_percent == pytest.approx(100 / 16)
+    assert (ended.boxes[0].x, ended.boxes[0].y) == (0.5, 0.25)
+    assert ended.event_id == started.event_id
+
+
+def test_the_pictures_are_of_the_peak():
+    import base64
+
+    outcomes = Engine(detector()).process([frame(i, level) for i, level in enumerate(VISIT)])
+    ended = [alert for outcome in outcomes for alert in outcome.alerts][-1].data
+    pixels = cv2.imdecode(np.frombuffer(base64.b64decode(ended.snapshot.base64), np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert pixels[24, 40] == pytest.approx(250, abs=6)
+    heat = cv2.imdecode(np.frombuffer(base64.b64decode(ended.heat_map.base64), np.uint8), cv2.IMREAD_GRAYSCALE)
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    assert 16 <= row < 32
+    assert 32 <= column < 48
+
+
+def test_pictures_too_large_stay_behind():
+    outcomes = Engine(detector(), picture_max_bytes=10).process([frame(i, level) for i, level in enumerate(VISIT)])
+    data = [alert for outcome in outcomes for alert in outcome.alerts][-1].data
+    assert data.snapshot is None
+    assert data.heat_map is None
+    assert data.frames.peak_offset == 3
+
+
+def test_a_clip_is_the_camera_s_last_frames_oldest_first():
+    fake = detector(clip_frames=3)
+    frames = [frame(i, level, camera) for i, level in enumerate((50, 60, 70)) for camera in ("a", "b")]
+    in_batches(Engine(fake), frames, 4)
+    clips = np.concatenate(fake.seen)
+    levels = clips[:, :, 24, 40, 0]
+    assert levels.tolist() == [[50, 50, 50]] * 2 + [[50, 50, 60]] * 2 + [[50, 60, 70]] * 2
+
+
+def test_a_lost_partition_is_forgotten_and_others_are_not():
+    engine = Engine(detector())
+    engine.process([frame(i, BRIGHT, partition=p) for i in range(3) for p in (0, 1)])
+    engine.forget([("frames", 0)])
+    outcomes = engine.process([frame(3 + i, DARK, partition=p) for i in range(3) for p in (0, 1)])
+    ended = [alert.data.frames.partition for outcome in outcomes for alert in outcome.alerts]
+    assert ended == [1]
+
+
+def test_a_threshold_given_replaces_the_bundle_s():
+    frames = [frame(i, 120) for i in range(4)]
+    assert not any(outcome.is_anomalous for outcome in Engine(detector()).process(frames))
+    outcomes = Engine(detector(), threshold=3.0).process(frames)
+    assert all(outcome.is_anomalous for outcome in outcomes)
+    assert outcomes[1].alerts[0].data.threshold == 3.0
+
+
+def test_an_empty_batch_is_nothing():
+    assert Engine(detector()).process([]) == []
+
+
+def test_footage_that_ends_closes_its_events():
+    engine = Engine(detector())
+    engine.process([frame(i, BRIGHT) for i in range(4)])
+    (alert,) = engine.close_events()
+    assert alert.type.endswith("ended.v1")
+    assert alert.data.frames.last_offset == 3
+    assert engine.close_events() == []
