@@ -41,7 +41,7 @@ _READY_SECONDS = 60.0
 _DRAIN_SECONDS = 120.0
 _STOP_SECONDS = 20.0
 
-_console = Console(soft_wrap=True)
+_console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 _T = TypeVar("_T")
 
 

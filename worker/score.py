@@ -48,10 +48,17 @@ def score_clips(
         FootageError: A frame cannot be decoded.
     """
     for clip in clips:
+        camera = camera_id or _as_camera_id(clip.name)
         engine = Engine(detector, threshold=threshold, limits=limits)
         gathered: list[IncomingFrame] = []
-        camera = camera_id or _as_camera_id(clip.name)
+        before: int | None = None
         for frame in clip.frames():
+            if before is not None and frame.index != before + 1:
+                # A gap between frame ranges: what lies beyond it begins anew, as in training and evaluation.
+                yield from _score_batch(engine, clip, gathered)
+                yield from engine.close_events()
+                gathered = []
+            before = frame.index
             gathered.append(IncomingFrame(camera, clip.name, 0, frame.index, frame.captured_at_ms, frame.data))
             if len(gathered) == batch:
                 yield from _score_batch(engine, clip, gathered)
