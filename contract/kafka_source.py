@@ -141,7 +141,7 @@ def _parse_time(source: str, text: str) -> int:
         return int(text)
     try:
         # '+' of a time zone means a space in a query string.
-        moment = datetime.fromisoformat(text.replace(" ", "+"))
-    except ValueError as error:
+        moment = datetime.fromisoformat(text.replace(" ", "+")).astimezone()
+    except (ValueError, OverflowError) as error:
         raise ConfigError(f"SOURCE {source}: {text!r} is no ISO 8601 time and no milliseconds since 1970") from error
-    return round(moment.astimezone().timestamp() * 1000)
+    return round(moment.timestamp() * 1000)

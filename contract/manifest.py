@@ -165,7 +165,7 @@ def open_bundle(folder: Path) -> Bundle:
     if unlisted:
         raise BundleError(f"bundle {folder} holds {unlisted[0]}, which its manifest does not list; remove it")
     for name, expected in manifest.files.items():
-        _verify_file(folder / name, expected)
+        _verify_file(folder, name, expected)
     return Bundle(folder, manifest, f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 
@@ -178,7 +178,7 @@ def digest_file(path: Path) -> FileDigest:
 def _parse_manifest(path: Path, data: bytes) -> Manifest:
     try:
         content = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"bundle file {path} is not JSON: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
@@ -194,9 +194,10 @@ def _parse_manifest(path: Path, data: bytes) -> Manifest:
         raise BundleError(f"bundle file {path}: {one_line(error)}") from error
 
 
-def _verify_file(path: Path, expected: FileDigest) -> None:
-    if path.name != str(path.relative_to(path.parent)) or "/" in path.name:
-        raise BundleError(f"bundle manifest lists {path}, which is not a plain file name")
+def _verify_file(folder: Path, name: str, expected: FileDigest) -> None:
+    path = folder / name
+    if path.name != name:
+        raise BundleError(f"bundle manifest of {folder} lists {name!r}, which is not a plain file name")
     try:
         status = path.lstat()
     except OSError as error:

@@ -118,7 +118,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"settings file {file} cannot be read: {reason}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # A date such as 2001-99-99 is a ValueError of the YAML library, deep nesting a RecursionError.
         raise ConfigError(f"settings file {file} is not YAML: {' '.join(str(error).split())}") from error
     if content is None:
         return {}

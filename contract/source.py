@@ -94,6 +94,9 @@ class ImageClip(Clip):
         for index, path in enumerate(self.paths):
             if in_ranges(index, self.ranges):
                 yield SourceFrame(index, round(index * 1000 / FOLDER_FRAMES_PER_SECOND), _read_image(path))
+        if self.ranges and self.ranges[-1][1] >= len(self.paths):
+            last = self.ranges[-1][1]
+            raise FootageError(f"{self.name} ends at frame {len(self.paths) - 1}, before frame {last} that was asked for")
 
 
 def open_source(source: str) -> list[Clip]:
@@ -119,11 +122,11 @@ def open_source(source: str) -> list[Clip]:
         from contract.kafka_source import parse_kafka_source
 
         return [parse_kafka_source(source)]
-    address, ranges = (source, ()) if Path(source).exists() else split_ranges(source)
-    if _LIVE.fullmatch(address) and not Path(address).is_file():
+    address, ranges = (source, ()) if _exists(source) else split_ranges(source)
+    if _LIVE.fullmatch(address) and not (Path(address).is_file() or Path(address).is_dir()):
         return [VideoClip(re.sub(r"[^A-Za-z0-9._-]+", "-", address).strip("-"), address, ranges, live=True)]
     path = Path(address)
-    if not path.exists():
+    if not _exists(address):
         raise ConfigError(f"SOURCE {source}: no such file or folder")
     clips = _open_path(path, ranges)
     if ranges and len(clips) > 1:
@@ -149,6 +152,13 @@ def split_ranges(source: str) -> tuple[str, tuple[FrameRange, ...]]:
     return address, ranges
 
 
+def _exists(address: str) -> bool:
+    try:
+        return Path(address).exists()
+    except OSError:
+        return False  # a name too long, or in a folder that may not be looked into
+
+
 def in_ranges(index: int, ranges: Sequence[FrameRange]) -> bool:
     """Whether a frame is wanted; no ranges means all are."""
     return not ranges or any(first <= index <= last for first, last in ranges)
@@ -167,7 +177,7 @@ def _open_path(path: Path, ranges: Sequence[FrameRange]) -> list[Clip]:
     if videos and images:
         raise ConfigError(f"SOURCE {path}: holds both videos and images; keep them in folders of their own")
     if images:
-        return [ImageClip(path.name or path.resolve().name, images, ranges)]
+        return [ImageClip(path.resolve().name, images, ranges)]
     if videos:
         return _named_once(path, [VideoClip(video.stem, str(video), ranges) for video in videos])
     clips: list[Clip] = []
@@ -196,8 +206,9 @@ def _named_once(path: Path, clips: list[VideoClip]) -> list[Clip]:
 
 
 def natural_key(path: Path) -> list[tuple[int, str]]:
-    """Sort key that puts ``frame10`` after ``frame9``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name) if part]
+    """Sort key that puts ``frame10`` after ``frame9``, and names that differ in zeros alone by their characters."""
+    parts = [part for part in re.split(r"(\d+)", path.name) if part]
+    return [*((int(part), "") if part.isdecimal() else (-1, part) for part in parts), (-2, path.name)]
 
 
 def _read_image(path: Path) -> bytes:

@@ -79,7 +79,7 @@ def score(
     out: Annotated[Path, typer.Option(help="CSV file to write.")],
     events: Annotated[Path | None, typer.Option(help="File for alerts as JSON lines.")] = None,
     camera_id: Annotated[str | None, typer.Option(help="Camera in the output; the clip's name if not given.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="In place of the bundle's.")] = None,
+    threshold: Annotated[float | None, typer.Option(min=-100, max=100, help="In place of the bundle's.")] = None,
     provider: ProviderName = "auto",
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Frames in a batch.")] = 16,
 ) -> None:

@@ -141,7 +141,9 @@ class WorkerLoop:
     def _turn(self) -> None:
         self._probes.turn()
         records = self._gather()
-        self._drop_lost()
+        lost = self._drop_lost()
+        # What was fetched of a partition lost since is another worker's to score and to commit.
+        records = [record for record in records if TopicPartition(record.topic, record.partition) not in lost]
         self._probes.ready = bool(self._consumer.assignment())
         self._metrics.partitions.set(len(self._consumer.assignment()))
         if records:
@@ -221,13 +223,14 @@ class WorkerLoop:
             where = {"partition": record.partition, "offset": record.offset, "reason": error.reason}
             _log.warning("dead letter: %s", error, extra=where)
 
-    def _drop_lost(self) -> None:
+    def _drop_lost(self) -> set[TopicPartition]:
         lost = self._losses.take() - self._consumer.assignment()
         if lost:
             for partition in lost:
                 self._uncommitted.pop(partition, None)
             self._engine.forget((tp.topic, tp.partition) for tp in lost)
             _log.info("partitions lost", extra={"partitions": sorted(tp.partition for tp in lost)})
+        return lost
 
     def _commit(self) -> None:
         self._committed_at = self._clock()

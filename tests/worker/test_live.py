@@ -74,17 +74,26 @@ class Deployment:
             )
         producer.close()
 
-    def read(self, kind, count, seconds=60):
-        """Read exactly `count` records, and show that there are no more."""
+    def read(self, kind, count, patience=12):
+        """Read exactly `count` records, looking anew up to so many times; show that there are no more."""
+        for _ in range(patience):
+            records = self._read_once(kind, count)
+            if len(records) >= count:
+                break
+        assert len(records) == count, f"{len(records)} on {kind}\n{self.log.read_text()[-2000:]}"
+        return records
+
+    def _read_once(self, kind, count):
         consumer = KafkaConsumer(bootstrap_servers=self.servers, group_id=None, auto_offset_reset="earliest")
         numbers = consumer.partitions_for_topic(self.topics[kind])
         consumer.assign([TopicPartition(self.topics[kind], number) for number in numbers])
-        records, ends_at = [], time.monotonic() + seconds
-        while len(records) < count and time.monotonic() < ends_at:
-            records += [record for part in consumer.poll(timeout_ms=200).values() for record in part]
+        records, empty = [], 0
+        while len(records) < count and empty < 25:
+            polled = [record for part in consumer.poll(timeout_ms=200).values() for record in part]
+            records += polled
+            empty = 0 if polled else empty + 1
         records += [record for part in consumer.poll(timeout_ms=500).values() for record in part]
         consumer.close()
-        assert len(records) == count, f"{len(records)} on {kind}\n{self.log.read_text()[-2000:]}"
         return records
 
     def committed(self):
