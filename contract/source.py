@@ -25,7 +25,7 @@ FOLDER_FRAMES_PER_SECOND: Final = 10.0
 """Rate assumed for a folder of images, which does not say."""
 
 _LIVE = re.compile(r"(rtsp|rtsps|rtmp|http|https)://.+|/dev/video\d+|\d{1,2}")
-_RANGE = re.compile(r"(\d+):(\d+)")
+_RANGE = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 
 FrameRange = tuple[int, int]
 """First and last frame, 0-based, both included."""
@@ -96,7 +96,9 @@ class ImageClip(Clip):
                 yield SourceFrame(index, round(index * 1000 / FOLDER_FRAMES_PER_SECOND), _read_image(path))
         if self.ranges and self.ranges[-1][1] >= len(self.paths):
             last = self.ranges[-1][1]
-            raise FootageError(f"{self.name} ends at frame {len(self.paths) - 1}, before frame {last} that was asked for")
+            raise FootageError(
+                f"{self.name} ends at frame {len(self.paths) - 1}, before frame {last} that was asked for"
+            )
 
 
 def open_source(source: str) -> list[Clip]:

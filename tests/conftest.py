@@ -1,5 +1,6 @@
 """Fixtures that more than one package's tests use."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -74,3 +75,8 @@ def room_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit(open_source(source), source, settings, folder / "run", Console(quiet=True))
     build_bundle(folder / "run", folder / "bundle", name="room")
     return folder / "bundle"
+
+
+def pytest_sessionfinish() -> None:
+    # The lines above hold until here; what is collected later would be an error of the session's end.
+    gc.collect()
