@@ -76,3 +76,110 @@ def test_an_alert_with_another_field_is_refused(alerts):
     value = json.loads(alerts[0].to_json())
     with pytest.raises(ValidationError):
         Alert.model_validate({**value, "extra": 1})
+
+
+def tampered(tiny_bundle, tmp_path, change):
+    """Copy the bundle with one graph changed and the manifest's digest made to match."""
+    import hashlib
+    import shutil
+
+    import onnx
+
+    folder = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle.bundle, folder)
+    model = onnx.load(folder / "detector.onnx")
+    data = change(model) or model.SerializeToString()
+    (folder / "detector.onnx").write_bytes(data)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["detector.onnx"] = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return open_bundle(folder)
+
+
+def rename_input(model):
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if name == "frames":
+                node.input[place] = "pictures"
+    model.graph.input[0].name = "pictures"
+
+
+def other_type(model):
+    model.graph.input[0].type.tensor_type.elem_type = 6
+
+
+def other_side(model):
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 32
+
+
+def unknown_operator(model):
+    model.graph.node[0].op_type = "Mystery"
+
+
+def unknown_domain(model):
+    model.graph.node[0].domain = "com.example"
+
+
+def future_opset(model):
+    model.opset_import[0].version = 999
+
+
+def not_a_number(model):
+    import numpy as np
+    import onnx
+
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 4:
+            values = np.full_like(onnx.numpy_helper.to_array(tensor), np.nan)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+
+def a_pickle(_model):
+    import pickle
+
+    return pickle.dumps({"weights": [1, 2, 3]})
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (rename_input, "no 'frames'"),
+        (other_type, "refuses it|frames is"),
+        (other_side, "refuses it|has shape"),
+        (unknown_operator, "refuses it"),
+        (unknown_domain, "refuses it"),
+        (future_opset, "refuses it"),
+        (not_a_number, "not finite"),
+        (a_pickle, "refuses it"),
+    ],
+)
+def test_a_graph_that_is_not_what_the_manifest_says_is_refused(tiny_bundle, tmp_path, change, word):
+    bundle = tampered(tiny_bundle, tmp_path, change)
+    with pytest.raises(BundleError, match=word):
+        Detector(bundle, "cpu")
+
+
+def test_a_hard_link_is_refused(tiny_bundle, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny_bundle.bundle, tmp_path / "bundle")
+    (tmp_path / "bundle" / "encoder.onnx").rename(tmp_path / "elsewhere.onnx")
+    (tmp_path / "bundle" / "encoder.onnx").hardlink_to(tmp_path / "elsewhere.onnx")
+    with pytest.raises(BundleError, match="link"):
+        open_bundle(tmp_path / "bundle")
+
+
+def test_a_graph_changed_after_it_was_verified_is_refused(tiny_bundle, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny_bundle.bundle, tmp_path / "bundle")
+    bundle = open_bundle(tmp_path / "bundle")
+    (tmp_path / "bundle" / "detector.onnx").write_bytes(b"other")
+    with pytest.raises(BundleError, match="changed"):
+        Detector(bundle, "cpu")
+
+
+def test_errors_say_what_the_caller_must_do():
+    assert (ConfigError.exit_code, BundleError.exit_code, FrameError.exit_code) == (2, 2, 1)
+    with pytest.raises(BundleError):
+        open_session(b"not a model", "cpu")

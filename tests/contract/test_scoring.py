@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -6,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import TrainingError
+from contract.event import EventRule, EventTracker
 from contract.scoring import (
     Tail,
     anomalous_area,
@@ -118,3 +120,51 @@ def test_images_hold_the_clip_s_frames_then_channels():
     assert images.dtype == np.float32
     assert images[0, 5].min() == 1
     assert images[0, :5].max() == 0
+
+
+RULE = EventRule(min_frames=3, gap_frames=2, update_rise=1.0, update_frames=2)
+
+
+def told(scores, rule=RULE):
+    tracker = EventTracker(rule, threshold=5, release_threshold=3)
+    events = [
+        (position, *happened) for position, score in enumerate(scores) if (happened := tracker.update(position, score))
+    ]
+    closed = tracker.close()
+    return [(position, kind, event.first, event.last, event.peak) for position, kind, event in events], closed
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([], []),
+        ([6, 6, 0, 6, 6, 0], []),
+        ([0, 6, 6, 6, 0, 0, 0, 0], [(3, "started", 1, 3, 1), (6, "ended", 1, 3, 1)]),
+        ([6, 6, 6, 4, 4, 4, 0, 0, 0], [(2, "started", 0, 2, 0), (8, "ended", 0, 5, 0)]),
+        ([6, 6, 6, 0, 0, 6, 0, 0, 0], [(2, "started", 0, 2, 0), (8, "ended", 0, 5, 0)]),
+        (
+            [6, 6, 6, 8, 8, 9, 0, 0, 0],
+            [(2, "started", 0, 2, 0), (4, "updated", 0, 4, 3), (6, "updated", 0, 5, 5), (8, "ended", 0, 5, 5)],
+        ),
+        ([6, 6, 6, 0, 0, 0, 6, 6, 6], [(2, "started", 0, 2, 0), (5, "ended", 0, 2, 0), (8, "started", 6, 8, 6)]),
+    ],
+)
+def test_events_start_after_a_while_outlast_gaps_and_end(scores, expected):
+    assert told(scores)[0] == expected
+
+
+def test_an_event_open_at_the_end_is_closed_once():
+    happened, closed = told([6, 6, 6])
+    assert [kind for _, kind, *_ in happened] == ["started"]
+    assert closed is not None
+    assert closed[0] == "ended"
+    assert told([6, 6])[1] is None
+
+
+@given(st.lists(st.floats(0, 10), max_size=200))
+def test_starts_and_ends_alternate_and_events_do_not_overlap(scores):
+    happened, closed = told(scores)
+    kinds = [kind for _, kind, *_ in happened if kind != "updated"] + (["ended"] if closed else [])
+    assert kinds == ["started", "ended"] * (len(kinds) // 2)
+    ends = [(first, last) for _, kind, first, last, _ in happened if kind == "ended"]
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(ends))

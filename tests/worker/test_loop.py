@@ -164,6 +164,34 @@ def test_without_a_scores_topic_no_score_is_sent():
     assert [what for kind, what in made.journal if kind == "delivered"] == [[]]
 
 
+@pytest.mark.parametrize(
+    ("headers", "timestamp", "expected"),
+    [
+        ([("captured-at-ms", b"1234")], 7, 1234),
+        ([], 7, 7),
+        ([], -1, 0),
+        ([], None, 0),
+        ([("captured-at-ms", b"-5")], 7, 7),
+        ([("captured-at-ms", None)], 7, 7),
+        ([("captured-at-ms", b"9" * 15)], 7, 253_402_300_799_000),
+        ([("captured-at-ms", b"9" * 30)], 7, 7),
+    ],
+)
+def test_a_wrong_capture_time_never_rejects_a_frame(headers, timestamp, expected):
+    assert read_frame(record(0, headers=headers, timestamp=timestamp)).captured_at_ms == expected
+
+
+def test_a_dead_letter_keeps_the_bytes_and_drops_forged_headers():
+    from contract.errors import FrameError
+
+    headers = [("a", None), ("framewatch-reason", b"forged"), ("b", b"\xff")] + [("n", b"")] * 200
+    letter = dead_letter_record(record(5, value=b"raw", headers=headers), FrameError("empty", "why"), "dead")
+    assert (letter.value, letter.key, letter.topic) == (b"raw", b"door", "dead")
+    assert [value for name, value in letter.headers if name == "framewatch-reason"] == [b"empty"]
+    assert ("a", None) in letter.headers
+    assert len(letter.headers) < 120
+
+
 def scrape(metrics, path="/metrics", probes=None):
     with TelemetryServer(HttpSettings(port=0), metrics, probes or Probes(60)) as server:
         try:
@@ -172,3 +200,18 @@ def scrape(metrics, path="/metrics", probes=None):
         except urllib.error.HTTPError as error:
             with error:
                 return f"{error.code} {error.read().decode()}"
+
+
+def test_probes_tell_alive_and_ready():
+    now = [0.0]
+    probes = Probes(10, clock=lambda: now[0])
+    metrics = Metrics()
+    assert scrape(metrics, "/livez", probes) == "ok\n"
+    assert scrape(metrics, "/readyz", probes).startswith("503")
+    probes.ready = True
+    now[0] = 11
+    assert scrape(metrics, "/readyz", probes) == "ok\n"
+    assert scrape(metrics, "/livez", probes).startswith("503")
+    probes.turn()
+    assert scrape(metrics, "/livez", probes) == "ok\n"
+    assert scrape(metrics, "/elsewhere", probes).startswith("404")
