@@ -86,11 +86,9 @@ class AlertTable:
 
     def render(self) -> Table:
         """Lay the events out for a terminal."""
-        table = Table(title="Framewatch alerts", caption="Ctrl-C ends", expand=False)
-        for column in ("camera", "state", "since", "lasted", "peak score", "threshold", "severity", "area", "offsets"):
-            table.add_column(
-                column, justify="right" if column in {"lasted", "peak score", "threshold", "area"} else "left"
-            )
+        table = Table(title="Framewatch alerts", caption="peak: score / threshold; Ctrl-C ends", expand=False)
+        for column in ("camera", "state", "since", "lasted", "peak", "severity", "area"):
+            table.add_column(column, justify="right" if column in {"lasted", "peak", "area"} else "left", no_wrap=True)
         for alert in reversed(self._events.values()):
             table.add_row(*_cells(alert))
         return table
@@ -132,11 +130,9 @@ def _cells(alert: Alert) -> list[str]:
     return [
         escape(alert.subject),
         "[green]ended[/]" if state == "ended" else f"[bold]{state}[/]",
-        since.strftime("%m-%d %H:%M:%S"),
+        since.strftime("%b %d %H:%M:%S"),
         f"{lasted / 1000:.1f} s",
-        f"{data.peak_score:.2f}",
-        f"{data.threshold:.2f}",
+        f"{data.peak_score:.2f} / {data.threshold:.2f}",
         f"[{style}]{data.severity}[/]",
         f"{data.anomalous_area_percent:.0f}%",
-        escape(f"{data.frames.topic}[{data.frames.partition}]@{data.frames.first_offset}-{data.frames.last_offset}"),
     ]
