@@ -34,9 +34,11 @@ def run_command_line(app: typer.Typer, program: str, arguments: list[str] | None
     except (KeyboardInterrupt, typer.Abort):
         return _complain(program, "interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output has gone, as with `| head`; nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return _lost_reader()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # Typer ends the process itself then
+            return _lost_reader()
+        raise
     except OSError as error:
         if error.errno not in {
             errno.ENOSPC,
@@ -49,7 +51,15 @@ def run_command_line(app: typer.Typer, program: str, arguments: list[str] | None
             raise
         where = f": {error.filename}" if error.filename else ""
         return _complain(program, f"cannot write{where}: {error.strerror}", FAILED)
+    if result == INTERRUPTED:  # what Typer makes of KeyboardInterrupt
+        return _complain(program, "interrupted", INTERRUPTED)
     return result if isinstance(result, int) else DONE
+
+
+def _lost_reader() -> int:
+    # The reader of our output has gone, as with `| head`; nothing more can be said to it.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return DONE
 
 
 def _complain(program: str, message: str, code: int) -> int:

@@ -13,6 +13,7 @@ from kafka.errors import KafkaError
 
 from contract.errors import BrokerUnavailableError, ConfigError, FootageError
 from contract.source import Clip, SourceFrame
+from contract.steady_consumer import SteadyConsumer
 
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 CAMERA_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -48,7 +49,7 @@ class KafkaClip(Clip):
             FootageError: The topic is unknown, or stops giving records before the range's end.
         """
         try:
-            consumer = KafkaConsumer(
+            consumer = SteadyConsumer(
                 bootstrap_servers=self.bootstrap_servers,
                 enable_auto_commit=False,
                 group_id=None,

@@ -1,6 +1,7 @@
 """ONNX Runtime sessions of a bundle: the one place that chooses a provider and runs a graph."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -50,6 +51,8 @@ def open_session(
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Weights that lie outside the model, which no digest covers, would be read from the current folder.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[_CUDA, _CPU] if cuda else [_CPU])
     except Exception as error:

@@ -18,6 +18,7 @@ from kafka.errors import (
 )
 
 from contract.errors import BrokerUnavailableError, ConfigError, DeliveryError
+from contract.steady_consumer import SteadyConsumer
 from worker.records import OutgoingRecord
 from worker.settings import KafkaSettings
 
@@ -41,7 +42,7 @@ def open_consumer(kafka: KafkaSettings) -> KafkaConsumer:
     """
     require_fast_checksums()
     with mapped_errors(kafka):
-        return KafkaConsumer(
+        return SteadyConsumer(
             **connection(kafka),
             group_id=kafka.group_id,
             enable_auto_commit=False,
@@ -115,7 +116,7 @@ def open_reader(kafka: KafkaSettings) -> KafkaConsumer:
         ConfigError: The client refuses the settings.
     """
     with mapped_errors(kafka):
-        return KafkaConsumer(
+        return SteadyConsumer(
             **connection(kafka),
             group_id=None,
             enable_auto_commit=False,

@@ -16,6 +16,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from contract.alert import Alert
 from contract.source import open_source
+from contract.steady_consumer import SteadyConsumer
 from deploy.broker import Topic, create_topics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,11 +85,11 @@ class Deployment:
         return records
 
     def _read_once(self, kind, count):
-        consumer = KafkaConsumer(bootstrap_servers=self.servers, group_id=None, auto_offset_reset="earliest")
+        consumer = SteadyConsumer(bootstrap_servers=self.servers, group_id=None, auto_offset_reset="earliest")
         numbers = consumer.partitions_for_topic(self.topics[kind])
         consumer.assign([TopicPartition(self.topics[kind], number) for number in numbers])
         records, empty = [], 0
-        while len(records) < count and empty < 25:
+        while len(records) < count and empty < 60:
             polled = [record for part in consumer.poll(timeout_ms=200).values() for record in part]
             records += polled
             empty = 0 if polled else empty + 1
