@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def start(folder):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FRAMEWATCH_DEMO_MARK": folder.name}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DEMO_MARK": folder.name}
     with (folder / "said.txt").open("wb") as said:
         return subprocess.Popen(
             [sys.executable, "-m", "deploy.demo"], cwd=folder, env=environment, stdout=said, stderr=said,
@@ -29,7 +29,7 @@ def start(folder):
 
 def left_behind(folder):
     """Command lines of living processes that the demo in this folder started, by the mark in their environment."""
-    mark = f"FRAMEWATCH_DEMO_MARK={folder.name}".encode()
+    mark = f"DEMO_MARK={folder.name}".encode()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
