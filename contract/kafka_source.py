@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
+from contract.clip import Clip, SourceFrame
 from contract.errors import BrokerUnavailableError, ConfigError, FootageError
-from contract.source import Clip, SourceFrame
 from contract.steady_consumer import SteadyConsumer
 
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")

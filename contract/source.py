@@ -6,7 +6,6 @@ decode the same bytes by the same chain.
 """
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +14,7 @@ from typing import Final
 
 import cv2
 
+from contract.clip import Clip, SourceFrame
 from contract.errors import ConfigError, FootageError
 from contract.video_process import read_video
 
@@ -29,41 +29,6 @@ _RANGE = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 
 FrameRange = tuple[int, int]
 """First and last frame, 0-based, both included."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFrame:
-    """One encoded frame of a clip.
-
-    Attributes:
-        index: 0-based place in the clip, counted before any range is taken out.
-        captured_at_ms: Capture time, milliseconds; since the clip's start for files, since 1970 for Kafka and cameras.
-        data: The JPEG or PNG.
-    """
-
-    index: int
-    captured_at_ms: int
-    data: bytes
-
-
-class Clip(ABC):
-    """A stretch of one camera's frames in order of capture.
-
-    Attributes:
-        name: Unique within its source; the file's or folder's name without its suffix.
-        live: Whether the clip has no end of its own.
-    """
-
-    name: str
-    live: bool = False
-
-    @abstractmethod
-    def frames(self) -> Iterator[SourceFrame]:
-        """Read the clip from its start; may be called again for files and Kafka ranges.
-
-        Raises:
-            FootageError: Frames could not be read; those yielded before stand.
-        """
 
 
 @dataclass(frozen=True)

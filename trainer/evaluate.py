@@ -15,13 +15,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from contract.clip import Clip
 from contract.errors import CheckpointError, ConfigError, FramewatchError
 from contract.event import EventRule
 from contract.frame import Preprocessing
 from contract.manifest import MANIFEST_NAME, open_bundle
 from contract.runtime import Detector as BundleDetector
 from contract.scoring import Calibration, FloatArray
-from contract.source import Clip
 from trainer.checkpoint import load_checkpoint
 from trainer.labels import Labels, read_labels
 from trainer.metrics import (

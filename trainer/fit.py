@@ -21,8 +21,8 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
 
 from contract import __version__
+from contract.clip import Clip
 from contract.errors import ConfigError, TrainingError
-from contract.source import Clip
 from trainer.calibrate import calibrate_detector, take_samples
 from trainer.checkpoint import (
     CHECKPOINT_NAME,

@@ -10,9 +10,10 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from contract.clip import Clip
 from contract.errors import ConfigError, FootageError, FrameError
 from contract.frame import FrameLimits, Preprocessing, decode_frame, read_frame_header
-from contract.source import FOLDER_FRAMES_PER_SECOND, Clip
+from contract.source import FOLDER_FRAMES_PER_SECOND
 
 MIN_FRAMES = 24
 """Fewer frames than this cannot be split into parts that mean anything."""

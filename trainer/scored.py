@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from contract.clip import Clip, SourceFrame
 from contract.errors import ConfigError, FootageError, FrameError
 from contract.event import EventRule
 from contract.frame import FrameLimits, Preprocessing, decode_frame
 from contract.scoring import Calibration, FloatArray
-from contract.source import Clip, SourceFrame
 from contract.window import ClipWindow
 from trainer.labels import Labels
 from trainer.metrics import FoundEvent, track_events

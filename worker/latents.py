@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from contract.clip import Clip
 from contract.errors import ConfigError, FootageError, FrameError
 from contract.frame import FrameLimits, decode_frame
 from contract.manifest import Manifest
 from contract.runtime import Autoencoder
 from contract.scoring import FloatArray, frames_to_images
-from contract.source import Clip
 from contract.window import ClipWindow
 
 _BATCH: Final = 16

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable, Sequence
 
+from contract.clip import Clip
 from contract.errors import ConfigError, FootageError
 from contract.kafka_source import CAMERA_ID
-from contract.source import Clip
 from worker.kafka_clients import deliver, open_producer, open_reader, require_topics
 from worker.records import CAPTURED_AT_HEADER, OutgoingRecord
 from worker.settings import KafkaSettings

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from contract.alert import Alert
+from contract.clip import Clip
 from contract.errors import ConfigError, FootageError
 from contract.frame import FrameLimits
-from contract.source import Clip
 from worker.engine import BatchScorer, Engine, IncomingFrame
 
 COLUMNS = ("camera_id", "clip", "frame", "captured_at_ms", "anomaly_score", "threshold", "is_anomalous")
