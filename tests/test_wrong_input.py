@@ -1,6 +1,7 @@
 """Wrong input on every command line: one line that names it, the exit code of the design, nothing half-written."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -65,6 +66,7 @@ def things(tmp_path_factory, tiny_bundle):
         "list.yaml": [1, 2],
         "tiny.yaml": {**TINY, "epochs": 1},
         "topics.yaml": {"kafka": {"alerts_topic": "frames"}},
+        "nothing-here.yaml": {"kafka": {"frames_topic": "nothing-here"}},
         "heartbeat.yaml": {"kafka": {"heartbeat_interval_ms": 20_000}},
         "open.yaml": {"http": {"host": "0.0.0.0"}},
         "fetch.yaml": {"kafka": {"fetch_bytes": 2**20}},
@@ -83,6 +85,10 @@ def things(tmp_path_factory, tiny_bundle):
     for name, content in configs.items():
         (folder / name).write_text(json.dumps(content))
     (folder / "broken.yaml").write_text("a: [1, 2\nb: }")
+    (folder / "date.yaml").write_text("batch: 2001-99-99")
+    (folder / "deep.yaml").write_text("[" * 20_000)
+    (folder / "binary.yaml").write_bytes(b"batch: \xff")
+    (folder / "code.yaml").write_text("batch: !!python/object/apply:os.mkdir [code-ran]")
     (folder / "password").write_text("secret")
     (folder / "password").chmod(0o644)
     shutil.copytree(tiny_bundle.run, folder / "run")
@@ -109,7 +115,7 @@ def _spoil_runs(folder):
 
 
 def _spoil_bundles(folder):
-    names = ("truncated", "no-detector", "uncalibrated", "future", "extra", "symlink", "no-json")
+    names = ("truncated", "no-detector", "uncalibrated", "future", "extra", "symlink", "no-json", "pickled")
     for name in names:
         shutil.copytree(folder / "bundle", folder / f"bundle-{name}")
     detector = folder / "bundle-truncated" / "detector.onnx"
@@ -128,6 +134,14 @@ def _spoil_bundles(folder):
     encoder.unlink()
     encoder.symlink_to(folder / "bundle" / "encoder.onnx")
     (folder / "bundle-no-json" / "manifest.json").write_text("{")
+    code = pickle.dumps({"model": Ran()})
+    (folder / "bundle-pickled" / "detector.onnx").write_bytes(code)
+    (folder / "bundle-pickled" / "encoder.onnx").write_bytes(code)
+    manifest = folder / "bundle-pickled" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    for name in ("detector.onnx", "encoder.onnx"):
+        content["files"][name] = {"sha256": hashlib.sha256(code).hexdigest(), "size_bytes": len(code)}
+    manifest.write_text(json.dumps(content))
 
 
 FIT = "trainer fit {0} --out out --config tiny.yaml"
@@ -148,6 +162,11 @@ TABLE = [
     ("trainer fit good --out out --config none.yaml", 2, "none.yaml"),
     ("trainer fit good --out out --config broken.yaml", 2, "not YAML"),
     ("trainer fit good --out out --config list.yaml", 2, "top level"),
+    ("trainer fit good --out out --config date.yaml", 2, "not YAML"),
+    ("trainer fit good --out out --config deep.yaml", 2, "not YAML"),
+    ("trainer fit good --out out --config binary.yaml", 2, "not UTF-8"),
+    ("trainer fit good --out out --config code.yaml", 2, "not YAML"),
+    ("trainer fit good --out out --config good", 2, "cannot be read"),
     ("trainer fit good --out out --config unknown.yaml", 2, "learnig_rate"),
     ("trainer fit good --out out --config nested.yaml", 2, "model.hight"),
     ("trainer fit good --out out --config type.yaml", 2, "batch"),
@@ -173,6 +192,8 @@ TABLE = [
     (FIT.format("cut"), 1, "frame 4"),
     (FIT.format("good#5:1"), 2, "must rise"),
     (FIT.format("good#a:b"), 2, "frame ranges"),
+    (FIT.format("good#0:40"), 1, "ends at frame 29, before frame 40"),
+    (FIT.format("n" * 300), 2, "no such file or folder"),
     (FIT.format("good#0:3,2:9"), 2, "not overlap"),
     (FIT.format("rtsp://127.0.0.1:1/door"), 2, "no end"),
     (FIT.format("kafka://"), 2, "kafka://HOST:PORT/TOPIC"),
@@ -182,6 +203,7 @@ TABLE = [
     (FIT.format("kafka://127.0.0.1:1/frames?camera=../a"), 2, "camera="),
     (FIT.format("kafka://127.0.0.1:1/frames?camera=a&from=noon"), 2, "ISO 8601"),
     (FIT.format("kafka://127.0.0.1:1/frames?camera=a&from=9&to=5"), 2, "earlier"),
+    (FIT.format("kafka://127.0.0.1:1/frames?camera=a&from=0001-01-01"), 2, "ISO 8601"),
     (FIT.format("kafka://me:pw@127.0.0.1:1/frames?camera=a"), 2, "password"),
     # trainer evaluate
     ("trainer evaluate nowhere good --out out", 2, "no such folder"),
@@ -216,6 +238,16 @@ TABLE = [
     ("worker score bundle-extra good --out scores.csv", 2, "weights.bin"),
     ("worker score bundle-symlink good --out scores.csv", 2, "link"),
     ("worker score bundle-no-json good --out scores.csv", 2, "not JSON"),
+    ("worker score bundle-pickled good --out scores.csv --provider cpu", 2, "refuses it"),
+    ("worker score bundle good --out nowhere/scores.csv", 2, "folder is missing"),
+    ("worker score bundle good --out scores.csv --events nowhere/e.jsonl", 2, "folder is missing"),
+    ("worker score bundle good --out scores.csv --threshold nan", 2, "--threshold"),
+    ("worker score bundle good --out scores.csv --threshold 1000", 2, "--threshold"),
+    ("worker embed bundle-pickled good --out out --provider cpu", 2, "refuses it"),
+    ("worker embed bundle cut --out out", 1, "frame 4"),
+    ("worker embed nowhere good --out out", 2, "no such folder"),
+    ("worker denoise bundle-truncated good --out out", 2, "detector.onnx"),
+    ("worker denoise bundle good --out notes.txt", 2, "in use"),
     ("worker score bundle nowhere --out scores.csv", 2, "no such file or folder"),
     ("worker score bundle cut --out scores.csv", 1, "frame 4"),
     ("worker score bundle damaged.mp4 --out scores.csv", 1, "damaged.mp4"),
@@ -240,6 +272,13 @@ TABLE = [
     ("worker run --bundle bundle --bootstrap-servers kafka.example:9092", 2, "allow_plaintext"),
     ("worker run --bundle bundle --bootstrap-servers nonsense", 2, "bootstrap_servers"),
     ("worker run --bundle bundle --threshold nan", 2, "threshold"),
+    ("worker run --bundle bundle --http-port 99999", 2, "http.port"),
+    ("worker check --bundle bundle --config date.yaml", 2, "not YAML"),
+    ("worker check", 2, "bundle: is required"),
+    ("worker alerts --idle-seconds -1", 2, "--idle-seconds"),
+    ("worker alerts --config topics.yaml", 2, "must differ"),
+    ("worker publish good", 2, "camera"),
+    ("worker publish good --camera-id door --fps nan", 2, "--fps"),
     ("worker run --bundle bundle --provider tpu", 2, "provider"),
     ("worker run --bundle bundle-truncated", 2, "detector.onnx"),
     ("worker run --bundle bundle --config down.yaml", 1, "no Kafka broker answers"),
@@ -337,14 +376,17 @@ def test_a_topic_that_is_not_there_is_named(things, monkeypatch, broker):
     monkeypatch.chdir(things)
     servers = f"--bootstrap-servers {broker.bootstrap_servers}"
     for line in (
-        f"worker run --bundle bundle --http-port 0 {servers}",
+        # Whatever topics the broker's other users made: this one is named here alone.
+        f"worker run --bundle bundle --http-port 0 --config nothing-here.yaml {servers}",
         f"worker alerts --topic nothing-here {servers}",
         f"worker publish good --camera-id door --topic nothing-here {servers}",
         f"trainer fit 'kafka://{broker.bootstrap_servers}/nothing-here?camera=a' --out out --config tiny.yaml",
     ):
         code, said = run_line(line)
         assert code in (1, 2)
-        assert "is not on" in complaint_of(line.split()[0], said)
+        complaint = complaint_of(line.split()[0], said)
+        assert "nothing-here" in complaint
+        assert "is not on" in complaint
     assert not (things / "out").exists()
 
 

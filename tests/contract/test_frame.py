@@ -178,3 +178,71 @@ def test_a_mutated_frame_gives_pixels_or_a_frame_error(data, changes):
     except FrameError:
         return
     assert frame.shape == (64, 96, 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([JPEG, PNG]), st.floats(0, 1, exclude_max=True))
+def test_a_frame_cut_anywhere_is_refused(data, share):
+    with pytest.raises(FrameError):
+        decode_frame(data[: int(share * len(data))], GREY, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("size", "flag"),
+    [
+        ((64, 96), cv2.IMREAD_COLOR_BGR),
+        ((128, 192), cv2.IMREAD_REDUCED_COLOR_2),
+        ((256, 384), cv2.IMREAD_REDUCED_COLOR_4),
+        ((1080, 1920), cv2.IMREAD_REDUCED_COLOR_8),
+    ],
+)
+def test_colour_is_decoded_in_bgr_at_the_same_scales(size, flag):
+    data = encode_jpeg(picture(*size))
+    reduced = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    expected = cv2.resize(reduced, (96, 64), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(decode_frame(data, COLOUR, LIMITS), expected)
+
+
+@pytest.mark.parametrize(("size", "how"), [((240, 320), cv2.INTER_AREA), ((40, 320), cv2.INTER_LINEAR)])
+def test_a_png_is_decoded_whole(size, how):
+    data = bytes(cv2.imencode(".png", picture(*size))[1])
+    whole = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert np.array_equal(decode_frame(data, GREY, LIMITS)[..., 0], cv2.resize(whole, (96, 64), interpolation=how))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_progressive_jpeg_gives_what_a_baseline_one_gives(channels):
+    pixels = picture()
+    progressive = bytes(
+        cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_QUALITY, 90])[1]
+    )
+    assert b"\xff\xc2" in progressive
+    preprocessing = Preprocessing(height=64, width=96, channels=channels)
+    expected = decode_frame(encode_jpeg(pixels), preprocessing, LIMITS).astype(int)
+    assert np.abs(decode_frame(progressive, preprocessing, LIMITS) - expected).max() <= 1
+
+
+def test_limits_are_reached_at_exactly_their_value():
+    header = read_frame_header(PNG, LIMITS)
+    assert (header.height, header.width) == (240, 320)
+    exact = FrameLimits(max_frame_bytes=len(PNG), max_frame_pixels=240 * 320, min_side_px=240)
+    assert read_frame_header(PNG, exact) == header
+    for field, value, reason in (
+        ("max_frame_bytes", len(PNG) - 1, "too_many_bytes"),
+        ("max_frame_pixels", 240 * 320 - 1, "too_large"),
+        ("min_side_px", 241, "too_small"),
+    ):
+        with pytest.raises(FrameError) as caught:
+            read_frame_header(PNG, exact.model_copy(update={field: value}))
+        assert caught.value.reason == reason
+
+
+def test_twelve_bits_a_sample_are_refused():
+    at = JPEG.index(b"\xff\xc0") + 4
+    with pytest.raises(FrameError) as caught:
+        decode_frame(JPEG[:at] + b"\x0c" + JPEG[at + 1 :], GREY, LIMITS)
+    assert caught.value.reason == "unsupported_coding"
+
+
+def test_the_same_bytes_give_the_same_pixels():
+    assert decode_frame(JPEG, GREY, LIMITS).tobytes() == decode_frame(bytes(bytearray(JPEG)), GREY, LIMITS).tobytes()

@@ -197,6 +197,7 @@ class TestKafka:
         frames = self.read(broker, topic, "&from=1003000&to=1970-01-01T00:16:47Z")
         assert [frame.data for frame in frames] == [f"door{index}".encode() for index in range(3, 7)]
         assert self.read(broker, topic, "&from=9000000") == []
+        assert self.read(broker, topic, "&from=1003001&to=1003002") == []
 
     def test_transaction_markers_at_the_end_do_not_hang(self, broker, topic):
         self.send(broker, topic, 3, transaction=True)
@@ -219,3 +220,126 @@ def test_a_broker_that_is_down_is_said_so():
 def test_what_names_nothing_is_refused(source):
     with pytest.raises(ConfigError):
         open_source(source)
+
+
+def test_a_folder_of_images_is_one_clip_at_ten_frames_a_second(tmp_path):
+    (clip,) = open_source(str(write_scene(tmp_path / "door", 12)))
+    frames = list(clip.frames())
+    assert (clip.name, clip.live) == ("door", False)
+    assert [(frame.index, frame.captured_at_ms) for frame in frames] == [(i, 100 * i) for i in range(12)]
+    assert [frame.data for frame in frames] == [(tmp_path / "door" / f"{i:04d}.png").read_bytes() for i in range(12)]
+
+
+def test_one_image_is_a_clip(tmp_path):
+    (clip,) = open_source(str(write_scene(tmp_path / "door", 1) / "0000.png"))
+    assert clip.name == "0000"
+    assert len(list(clip.frames())) == 1
+
+
+def test_ranges_of_images_keep_the_index_and_end_where_the_images_do(tmp_path):
+    folder = write_scene(tmp_path / "door", 12)
+    assert [frame.index for frame in open_source(f"{folder}#1:2, 11:11")[0].frames()] == [1, 2, 11]
+    frames = open_source(f"{folder}#10:12")[0].frames()
+    assert [next(frames).index, next(frames).index] == [10, 11]
+    with pytest.raises(FootageError, match="ends at frame 11, before frame 12"):
+        next(frames)
+
+
+def test_names_in_any_digits_have_one_order(tmp_path):
+    names = ["a", "1", "01", "2", "9", "10", "1\u00b22", "\u0663", "10b", "b1"]
+    for name in names:
+        write_scene(tmp_path / name, 1)
+    order = [clip.name for clip in open_source(str(tmp_path))]
+    assert sorted(order) == sorted(names)
+    assert order == ["a", "b1", "01", "1", "1\u00b22", "2", "\u0663", "9", "10", "10b"]
+
+
+def test_a_folder_named_by_a_number_is_no_camera(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert open_source("7")[0].live
+    write_scene(tmp_path / "7", 2)
+    assert not open_source("7")[0].live
+
+
+@pytest.mark.parametrize("written", [".", "../door", "inner/.."])
+def test_a_folder_has_its_own_name_however_it_is_written(tmp_path, monkeypatch, written):
+    (write_scene(tmp_path / "door", 2) / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "door")
+    assert [clip.name for clip in open_source(written)] == ["door"]
+
+
+def test_hidden_and_other_files_are_passed_over(tmp_path):
+    folder = write_scene(tmp_path / "door", 2)
+    for name in (".hidden.png", "notes.txt", "Thumbs.db"):
+        (folder / name).write_bytes(b"x")
+    assert len(list(open_source(str(folder))[0].frames())) == 2
+
+
+def test_an_image_that_is_damaged_or_gone_is_a_footage_error(tmp_path):
+    (tmp_path / "a.bmp").write_bytes(b"BM" + bytes(100))
+    with pytest.raises(FootageError, match=r"a\.bmp cannot be decoded"):
+        list(open_source(str(tmp_path))[0].frames())
+    (clip,) = open_source(str(write_scene(tmp_path / "door", 2)))
+    (tmp_path / "door" / "0001.png").unlink()
+    with pytest.raises(FootageError, match=r"0001\.png cannot be read"):
+        list(clip.frames())
+
+
+def test_an_empty_video_is_a_footage_error_and_leaves_no_process(tmp_path):
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with pytest.raises(FootageError, match=r"empty\.mp4"):
+        list(open_source(str(tmp_path / "empty.mp4"))[0].frames())
+    assert not children()
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("empty", "texts", "hidden", "both", "twice", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    (tmp_path / "a.txt").write_text("x")
+    for name in ("hidden/.a.png", "both/a.png", "both/a.mp4", "twice/a.mp4", "twice/a.avi", "two/a.mp4", "two/b.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("empty", "no video"),
+        ("texts", "no image"),
+        ("hidden", "no image"),
+        ("a.txt", ".txt is not one of"),
+        ("both", "both videos and images"),
+        ("twice", "two videos are named a"),
+        ("two#0:3", "this folder holds 2"),
+        ("two#3:1", "must rise"),
+        ("two#0:3,3:9", "must rise and not overlap"),
+        ("two#", "expected frame ranges"),
+        ("two#1", "expected frame ranges"),
+        ("two#-1:3", "expected frame ranges"),
+        ("two#0:3,", "expected frame ranges"),
+        ("two#\u0661:\u0662", "expected frame ranges"),
+        ("two#0:" + "9" * 5000, "expected frame ranges"),
+        ("n" * 5000, "no such file"),
+        ("a\0b", "no such file"),
+        ("kafka://127.0.0.1:1/frames?camera=a#0:3", "expected kafka"),
+        ("kafka://127.0.0.1:99999/frames?camera=a", "Port out of range"),
+        ("kafka://127.0.0.1:1/a/b?camera=a", "expected kafka"),
+        ("kafka://127.0.0.1:1/frames?camera=a&camera=b", "stands twice"),
+        ("kafka://127.0.0.1:1/frames?camera=", "camera=''"),
+        ("kafka://127.0.0.1:1/frames?camera=a&from=0001-01-01", "no ISO 8601"),
+        ("kafka://127.0.0.1:1/frames?camera=a&from=noon", "no ISO 8601"),
+        ("kafka://127.0.0.1:1/frames?camera=a&from=5&to=5", "must be earlier"),
+    ],
+)
+def test_a_source_that_is_wrong_is_refused_before_a_frame_is_read(folders, source, word):
+    with pytest.raises(ConfigError) as caught:
+        open_source(source)
+    assert word in str(caught.value)
+
+
+def test_times_of_kafka_are_iso_8601_or_milliseconds():
+    (clip,) = open_source("kafka://[::1]:9/frames?camera=a&from=1970-01-01T01:00:01+01:00&to=2000")
+    assert (clip.bootstrap_servers, clip.topic, clip.name) == ("[::1]:9", "frames", "a")
+    assert (clip.from_ms, clip.to_ms) == (1000, 2000)

@@ -157,3 +157,54 @@ def test_footage_that_ends_closes_its_events():
     assert alert.type.endswith("ended.v1")
     assert alert.data.frames.last_offset == 3
     assert engine.close_events() == []
+
+
+def test_a_camera_of_the_same_name_on_another_partition_is_another():
+    frames = [frame(i, BRIGHT, partition=i % 2) for i in range(2)]
+    assert not any(outcome.alerts for outcome in Engine(detector()).process(frames))
+    frames = [frame(i, BRIGHT, partition=i % 2) for i in range(4)]
+    alerts = [alert for outcome in Engine(detector()).process(frames) for alert in outcome.alerts]
+    assert len({alert.data.event_id for alert in alerts}) == 2
+
+
+def test_after_forgetting_a_replay_tells_the_same_alerts_again():
+    engine = Engine(detector(clip_frames=3))
+    frames = [frame(i, level) for i, level in enumerate(VISIT)]
+    first = [outcome.alerts for outcome in engine.process(frames)]
+    engine.process(frames[:3])
+    engine.forget([("frames", 0)])
+    assert [outcome.alerts for outcome in engine.process(frames)] == first
+
+
+def test_a_bad_frame_leaves_the_clip_as_if_it_never_came():
+    fake = detector(clip_frames=2)
+    Engine(fake).process([frame(0, 50), frame(1, 0, data=b"x"), frame(2, 60)])
+    assert np.concatenate(fake.seen)[:, :, 24, 40, 0].tolist() == [[50, 50], [50, 60]]
+
+
+def test_a_batch_of_bad_frames_alone_needs_no_model():
+    fake = detector()
+    outcomes = Engine(fake).process([frame(i, 0, data=b"x") for i in range(3)])
+    assert [outcome.error.reason for outcome in outcomes] == ["not_jpeg_or_png"] * 3
+    assert fake.seen == []
+
+
+def test_a_rule_given_replaces_the_bundle_s():
+    frames = [frame(i, level) for i, level in enumerate(VISIT)]
+    patient = EventRule(min_frames=4, gap_frames=1)
+    assert not any(outcome.alerts for outcome in Engine(detector(), event_rule=patient).process(frames))
+
+
+def test_stages_are_told_in_order():
+    stages = []
+    Engine(detector(), on_stage=stages.append).process([frame(0, DARK)])
+    assert stages == ["decode", "infer", "events"]
+
+
+def test_an_alert_s_time_is_the_capture_time_and_never_the_clock_s(monkeypatch):
+    alerts = [
+        alert
+        for outcome in Engine(detector()).process([frame(i, level) for i, level in enumerate(VISIT)])
+        for alert in outcome.alerts
+    ]
+    assert [round(alert.time.timestamp() * 1000) for alert in alerts] == [2000, 3000, 5000]
