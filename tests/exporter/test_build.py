@@ -104,6 +104,20 @@ def test_int8_is_calibrated_on_its_own_scores(run, tmp_path):
     assert manifest.calibration.highest_normal_score == pytest.approx(float(normal.max()), abs=1e-3)
 
 
+def test_int8_weights_cannot_overflow_where_a_processor_adds_in_16_bits(run, tmp_path):
+    build_bundle(run, tmp_path / "bundle", "int8")
+    for name in ("encoder", "detector"):
+        graph = onnx.load(tmp_path / "bundle" / f"{name}.onnx").graph
+        weights = [
+            onnx.numpy_helper.to_array(tensor)
+            for tensor in graph.initializer
+            if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
+        ]
+        assert weights
+        # Two products of an 8-bit activation and a weight fit in 16 bits.
+        assert all(2 * 255 * int(np.abs(values.astype(int)).max()) <= 2**15 for values in weights)
+
+
 def test_graphs_that_differ_from_pytorch_are_not_written(run, tmp_path, monkeypatch):
     def spoiled(module, *arguments):
         model = export_graph(module, *arguments)
