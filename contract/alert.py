@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from contract.event import RULE_VERSION, Transition
+from contract.event import Transition
 from contract.scoring import Box, Severity
 from contract.settings import FrozenModel
 
@@ -119,7 +119,7 @@ class AnomalyData(FrozenModel):
     """The model."""
 
     rule_version: str
-    """Version of the rule that made events of scores."""
+    """Version of the rule that made events of scores, with a digest of the rule and the thresholds in force."""
 
 
 class Alert(FrozenModel):
@@ -154,9 +154,11 @@ class Alert(FrozenModel):
         return self.model_dump_json().encode()
 
 
-def make_event_id(topic: str, partition: int, first_offset: int, camera_id: str, bundle_digest: str) -> str:
+def make_event_id(
+    topic: str, partition: int, first_offset: int, camera_id: str, bundle_digest: str, rule_version: str
+) -> str:
     """Name an event by where its first frame stands, the model and the rule: 32 hexadecimal digits."""
-    text = json.dumps([topic, partition, first_offset, camera_id, bundle_digest, RULE_VERSION])
+    text = json.dumps([topic, partition, first_offset, camera_id, bundle_digest, rule_version])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -9,6 +9,13 @@ from typer.exceptions import TyperException
 
 from contract.errors import FramewatchError
 
+# What a path that was given brings about, and what the machine does.
+_MISTAKEN_PATH = frozenset({
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+})  # fmt: skip
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
+_NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+
 DONE, FAILED, MISTAKE = 0, 1, 2
 INTERRUPTED = 130
 
@@ -40,20 +47,25 @@ def run_command_line(app: typer.Typer, program: str, arguments: list[str] | None
             return _lost_reader()
         raise
     except OSError as error:
-        if error.errno not in {
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EACCES,
-            errno.EROFS,
-            errno.EPERM,
-            errno.EFBIG,
-        }:
-            raise
-        where = f": {error.filename}" if error.filename else ""
-        return _complain(program, f"cannot write{where}: {error.strerror}", FAILED)
+        return _complain_of_file(program, error)
     if result == INTERRUPTED:  # what Typer makes of KeyboardInterrupt
         return _complain(program, "interrupted", INTERRUPTED)
     return result if isinstance(result, int) else DONE
+
+
+def _complain_of_file(program: str, error: OSError) -> int:
+    """Say a file error of the caller's or the machine's; any other is a defect, and so is one that names no file."""
+    if error.errno in _MISTAKEN_PATH and error.filename:
+        return _complain(program, f"{_text(error.filename)}: {error.strerror}", MISTAKE)
+    if error.errno not in _FORBIDDEN | _NOT_WRITTEN:
+        raise error
+    what = "cannot write" if error.errno in _NOT_WRITTEN else "cannot use"
+    where = _text(error.filename) if error.filename else "a file"
+    return _complain(program, f"{what} {where}: {error.strerror}", FAILED)
+
+
+def _text(path: str | bytes) -> str:
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _lost_reader() -> int:

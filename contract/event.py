@@ -1,5 +1,6 @@
 """When a stretch of scores is one event: a causal rule, the same live, offline and in evaluation."""
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -8,7 +9,7 @@ from pydantic import Field
 from contract.settings import FrozenModel
 
 RULE_VERSION: Final = "1"
-"""Changes whenever the same scores would give other events; event ids depend on it."""
+"""Changes whenever the same scores, rule and thresholds would give other events."""
 
 Transition = Literal["started", "updated", "ended"]
 
@@ -27,6 +28,18 @@ class EventRule(FrozenModel):
 
     update_frames: int = Field(default=25, ge=1, le=1_000_000)
     """Frames that must pass between two updates."""
+
+
+def rule_version(rule: EventRule, threshold: float, release_threshold: float) -> str:
+    """Name what makes events of scores, such as ``1-0f3a9c21``: the code's version and a digest of what is in force.
+
+    Args:
+        rule: The rule.
+        threshold: Score from which a frame is anomalous.
+        release_threshold: Score below which an open event begins to end.
+    """
+    text = f"{rule.model_dump_json()} {threshold!r} {release_threshold!r}"
+    return f"{RULE_VERSION}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,15 @@ _PNG_END: Final = b"IEND\xae\x42\x60\x82"
 _JPEG_MAGIC: Final = b"\xff\xd8\xff"
 _SOF_BASELINE_TO_PROGRESSIVE: Final = (0xC0, 0xC1, 0xC2)
 _SOF_OTHERS: Final = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
-_STANDALONE: Final = (0x01, 0xD8)
+_START: Final = 0xD8
+_END: Final = 0xD9
+_SCAN: Final = 0xDA
+_TEMPORARY: Final = 0x01
 # Inside entropy-coded data 0xFF is followed by 0x00 or a restart marker alone, so this meets real markers only.
 _MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _MAX_JPEG_SCANS: Final = 100
+# Each marker costs about a microsecond to step over, and the smallest segment is four bytes.
+_MAX_JPEG_MARKERS: Final = 2000
 _IGNORE_ORIENTATION: Final = cv2.IMREAD_IGNORE_ORIENTATION
 _READ_FLAGS: Final = {
     (1, 1): cv2.IMREAD_GRAYSCALE,
@@ -129,13 +134,16 @@ def read_frame_header(data: bytes, limits: FrameLimits) -> FrameHeader:
     return header
 
 
-def decode_frame(data: bytes, preprocessing: Preprocessing, limits: FrameLimits) -> Frame:
+def decode_frame(
+    data: bytes, preprocessing: Preprocessing, limits: FrameLimits, *, header: FrameHeader | None = None
+) -> Frame:
     """Decode one JPEG or PNG to the model's input size.
 
     Args:
         data: One JPEG or PNG file.
         preprocessing: Size, channels and chain.
         limits: Bounds checked before decoding.
+        header: What `read_frame_header` said of the same bytes within the same limits, where the caller has asked it.
 
     Returns:
         uint8 of shape (height, width, channels), 0..255.
@@ -143,7 +151,7 @@ def decode_frame(data: bytes, preprocessing: Preprocessing, limits: FrameLimits)
     Raises:
         FrameError: As `read_frame_header`, or reason ``undecodable`` where the decoder gives up.
     """
-    header = read_frame_header(data, limits)
+    header = header or read_frame_header(data, limits)
     scale = 1
     if header.kind == "jpeg":
         while (
@@ -195,29 +203,39 @@ def _read_jpeg_header(data: bytes) -> FrameHeader:
     size: tuple[int, int] | None = None
     scans = 0
     at = 2
-    while True:
+    for _ in range(_MAX_JPEG_MARKERS):
         marker, at = _next_marker(data, at)
-        if marker == 0xD9:
+        if marker == _END:
             break
-        if marker in _STANDALONE:
+        if marker == _TEMPORARY:
             continue
-        length = int.from_bytes(data[at : at + 2], "big")
-        if length < 2 or at + length > len(data):
-            raise FrameError("truncated", f"a JPEG segment runs past the {len(data)} bytes that came")
+        # libjpeg goes by the first frame header and allocates at the first scan, so what comes after may not differ.
+        if marker == _START or (marker in _SOF_BASELINE_TO_PROGRESSIVE and size) or (marker == _SCAN and not size):
+            raise FrameError("malformed", f"JPEG marker 0x{marker:02x} where none may stand")
+        segment = _read_segment(data, at)
+        at += len(segment)
         if marker in _SOF_OTHERS:
             raise FrameError(
                 "unsupported_coding", f"JPEG frame type 0x{marker:02x}; baseline and progressive are taken"
             )
         if marker in _SOF_BASELINE_TO_PROGRESSIVE:
-            size = _read_frame_segment(data[at : at + length])
-        at += length
-        if marker == 0xDA:
-            scans += 1
-            if scans > _MAX_JPEG_SCANS:
-                raise FrameError("too_many_scans", f"a JPEG of more than {_MAX_JPEG_SCANS} scans")
+            size = _read_frame_segment(segment)
+        scans += marker == _SCAN
+        if scans > _MAX_JPEG_SCANS:
+            raise FrameError("too_many_scans", f"a JPEG of more than {_MAX_JPEG_SCANS} scans")
+    else:
+        raise FrameError("malformed", f"a JPEG of more than {_MAX_JPEG_MARKERS} markers")
     if size is None or not scans:
         raise FrameError("malformed", "a JPEG without a frame header or a scan")
     return FrameHeader("jpeg", *size, trailing_bytes=len(data) - at)
+
+
+def _read_segment(data: bytes, at: int) -> bytes:
+    """Bytes of the segment whose length field stands at a position, that field included."""
+    length = int.from_bytes(data[at : at + 2], "big")
+    if length < 2 or at + length > len(data):
+        raise FrameError("truncated", f"a JPEG segment runs past the {len(data)} bytes that came")
+    return data[at : at + length]
 
 
 def _next_marker(data: bytes, at: int) -> tuple[int, int]:

@@ -5,19 +5,23 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
+from contract.address import is_loopback, without_credentials
 from contract.clip import Clip, SourceFrame
 from contract.errors import BrokerUnavailableError, ConfigError, FootageError
 from contract.steady_consumer import SteadyConsumer
 
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 CAMERA_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_KEYS: Final = {"camera", "from", "to"}
+CAPTURED_AT_HEADER: Final = "captured-at-ms"
+_MAX_TIME_MS: Final = 253_402_300_799_000
+_KEYS: Final = {"camera", "from", "to", "allow_plaintext"}
+_EXPECTED: Final = "expected kafka://HOST:PORT/TOPIC?camera=ID&from=TIME&to=TIME"
 _REQUEST_TIMEOUT_MS: Final = 15_000
 _IDLE_SECONDS: Final = 15.0
 _POLL_MS: Final = 500
@@ -25,7 +29,9 @@ _POLL_MS: Final = 500
 
 @dataclass(frozen=True)
 class KafkaClip(Clip):
-    """One camera's frames between two times, in the order of their offsets.
+    """One camera's frames between two times, in the order of their offsets, without TLS.
+
+    Records of aborted transactions are left out, as the live worker leaves them out.
 
     Attributes:
         bootstrap_servers: ``HOST:PORT`` of a broker.
@@ -98,7 +104,7 @@ class KafkaClip(Clip):
             for record in records:
                 late = self.to_ms is not None and record.timestamp >= self.to_ms
                 if record.offset < end and not late and record.value and record.key == self.name.encode():
-                    yield record.timestamp, record.value
+                    yield captured_at_ms(record), record.value
             if records:
                 heard_at = time.monotonic()
             elif time.monotonic() - heard_at > _IDLE_SECONDS:
@@ -106,43 +112,70 @@ class KafkaClip(Clip):
                 raise FootageError(f"{where}: no record for {_IDLE_SECONDS:g} s, the range ends at {end}")
 
 
+def captured_at_ms(record: Any) -> int:  # noqa: ANN401 - the client's record type has no public name
+    """Capture time of a consumed record, ms since 1970: its header ``captured-at-ms``, else the record's timestamp.
+
+    A header that is no number of at most 15 digits is passed over; what lies before 1970 or beyond year 9999 gives the
+    nearest bound.
+    """
+    for name, value in record.headers:
+        if name == CAPTURED_AT_HEADER and value is not None and len(value) <= 15 and value.isdigit():
+            return min(int(value), _MAX_TIME_MS)
+    return min(max(record.timestamp or 0, 0), _MAX_TIME_MS)
+
+
 def parse_kafka_source(source: str) -> KafkaClip:
     """Read ``kafka://HOST:PORT/TOPIC?camera=ID&from=TIME&to=TIME``; times are ISO 8601 or ms since 1970.
+
+    The connection has no TLS, so a host that is not this machine needs ``&allow_plaintext=true``.
 
     Raises:
         ConfigError: The address is not written so.
     """
-    expected = "expected kafka://HOST:PORT/TOPIC?camera=ID&from=TIME&to=TIME"
+    shown = without_credentials(source)
+    if shown.startswith("kafka://***@"):
+        raise ConfigError(f"SOURCE {shown}: no password may stand in an address; {_EXPECTED}")
     try:
         parts = urlsplit(source)
         host, port = parts.hostname, parts.port
         query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError as error:
-        raise ConfigError(f"SOURCE {source}: {error}; {expected}") from error
+        what = str(error).partition(" as ")[0].partition(": ")[0]  # the rest repeats what may be secret
+        raise ConfigError(f"SOURCE {shown}: {what}; {_EXPECTED}") from error
     topic = parts.path.removeprefix("/")
-    if parts.username or parts.password:
-        raise ConfigError(f"SOURCE kafka://…@{host}: no password may stand in an address; {expected}")
     if not host or not port or not _TOPIC.fullmatch(topic) or parts.fragment:
-        raise ConfigError(f"SOURCE {source}: {expected}")
-    unknown = sorted(query.keys() - _KEYS) or sorted(key for key, values in query.items() if len(values) != 1)
-    if unknown:
-        raise ConfigError(f"SOURCE {source}: {unknown[0]!r} is not known or stands twice; {expected}")
-    camera = query.get("camera", [""])[0]
-    if not CAMERA_ID.fullmatch(camera):
-        raise ConfigError(f"SOURCE {source}: camera={camera!r} is not 1 to 128 of A-Z a-z 0-9 . _ -; {expected}")
-    from_ms, to_ms = (_parse_time(source, query[key][0]) if key in query else None for key in ("from", "to"))
-    if from_ms is not None and to_ms is not None and from_ms >= to_ms:
-        raise ConfigError(f"SOURCE {source}: from= must be earlier than to=")
+        raise ConfigError(f"SOURCE {shown}: {_EXPECTED}")
+    camera, from_ms, to_ms = _read_query(shown, query)
+    if not is_loopback(host) and query.get("allow_plaintext") != ["true"]:
+        raise ConfigError(
+            f"SOURCE {shown}: the frames would leave {host} unprotected; read them on that machine, or add "
+            "&allow_plaintext=true if the network may see them"
+        )
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return KafkaClip(address, topic, camera, from_ms, to_ms)
 
 
-def _parse_time(source: str, text: str) -> int:
+def _read_query(shown: str, query: dict[str, list[str]]) -> tuple[str, int | None, int | None]:
+    unknown = sorted(query.keys() - _KEYS) or sorted(key for key, values in query.items() if len(values) != 1)
+    if unknown:
+        raise ConfigError(f"SOURCE {shown}: {unknown[0]!r} is not known or stands twice; {_EXPECTED}")
+    camera = query.get("camera", [""])[0]
+    if not CAMERA_ID.fullmatch(camera):
+        raise ConfigError(f"SOURCE {shown}: camera={camera!r} is not 1 to 128 of A-Z a-z 0-9 . _ -; {_EXPECTED}")
+    if query.get("allow_plaintext", ["false"])[0] not in {"true", "false"}:
+        raise ConfigError(f"SOURCE {shown}: allow_plaintext is true or false; {_EXPECTED}")
+    from_ms, to_ms = (_parse_time(shown, query[key][0]) if key in query else None for key in ("from", "to"))
+    if from_ms is not None and to_ms is not None and from_ms >= to_ms:
+        raise ConfigError(f"SOURCE {shown}: from= must be earlier than to=")
+    return camera, from_ms, to_ms
+
+
+def _parse_time(shown: str, text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) <= 15:
         return int(text)
     try:
         # '+' of a time zone means a space in a query string.
         moment = datetime.fromisoformat(text.replace(" ", "+")).astimezone()
     except (ValueError, OverflowError) as error:
-        raise ConfigError(f"SOURCE {source}: {text!r} is no ISO 8601 time and no milliseconds since 1970") from error
+        raise ConfigError(f"SOURCE {shown}: {text!r} is no ISO 8601 time and no milliseconds since 1970") from error
     return round(moment.timestamp() * 1000)

@@ -146,8 +146,25 @@ def open_bundle(folder: Path) -> Bundle:
     """Read and verify a bundle: schema, the list of its files, and every digest.
 
     Raises:
-        BundleError: A file is missing, damaged, not listed, a link, or the manifest is of another schema.
+        BundleError: A file is missing, damaged, unreadable, not listed, a link, or the manifest is of another schema.
     """
+    try:
+        return _open_bundle(folder)
+    except OSError as error:
+        raise BundleError(f"bundle {folder} cannot be read: {error.filename or folder}: {error.strerror}") from error
+
+
+def digest_file(path: Path) -> FileDigest:
+    """Measure a file for the manifest.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    data = path.read_bytes()
+    return FileDigest(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+def _open_bundle(folder: Path) -> Bundle:
     manifest_path = folder / MANIFEST_NAME
     if not folder.is_dir():
         raise BundleError(f"bundle {folder}: no such folder; build one with: exporter build RUN --out {folder}")
@@ -167,12 +184,6 @@ def open_bundle(folder: Path) -> Bundle:
     for name, expected in manifest.files.items():
         _verify_file(folder, name, expected)
     return Bundle(folder, manifest, f"sha256:{hashlib.sha256(data).hexdigest()}")
-
-
-def digest_file(path: Path) -> FileDigest:
-    """Measure a file for the manifest."""
-    data = path.read_bytes()
-    return FileDigest(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
 
 def _parse_manifest(path: Path, data: bytes) -> Manifest:
@@ -196,7 +207,8 @@ def _parse_manifest(path: Path, data: bytes) -> Manifest:
 
 def _verify_file(folder: Path, name: str, expected: FileDigest) -> None:
     path = folder / name
-    if path.name != name:
+    # What no file system takes as a name, such as a NUL, Python refuses with ValueError wherever it is used.
+    if path.name != name or "\0" in name or not name.isprintable():
         raise BundleError(f"bundle manifest of {folder} lists {name!r}, which is not a plain file name")
     try:
         status = path.lstat()

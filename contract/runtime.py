@@ -2,8 +2,9 @@
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,12 @@ from contract.manifest import Bundle
 from contract.scoring import FloatArray
 
 Provider = Literal["auto", "cuda", "cpu"]
+ResultT = TypeVar("ResultT")
 
 _CUDA: Final = "CUDAExecutionProvider"
 _CPU: Final = "CPUExecutionProvider"
 _ERRORS_ONLY: Final = 3
+_TRIED_BATCHES: Final = (1, 2)
 _log = logging.getLogger(__name__)
 
 
@@ -47,6 +50,8 @@ def open_session(
     if cuda:
         # Finds CUDA's and cuDNN's libraries among the installed Python packages.
         onnxruntime.preload_dlls()
+    # TF32 rounds float32's mantissa to 10 bits, by which scores would differ from PyTorch's.
+    providers = [(_CUDA, {"use_tf32": "0"}), _CPU] if cuda else [_CPU]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads
@@ -54,13 +59,15 @@ def open_session(
     # Weights that lie outside the model, which no digest covers, would be read from the current folder.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=[_CUDA, _CPU] if cuda else [_CPU])
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:
         raise BundleError(f"{where}: ONNX Runtime refuses it: {_first_line(error)}") from error
     if cuda and session.get_providers()[0] != _CUDA:
         raise ConfigError(
             "provider: CUDA did not load; check the driver and install framewatch[cuda], or set provider to cpu"
         )
+    # A session whose CUDA fails would go on, on CPU, with a line on standard output.
+    session.disable_fallback()
     return session
 
 
@@ -77,10 +84,11 @@ class Detector:
     """
 
     def __init__(self, bundle: Bundle, provider: Provider = "auto", threads: int = 0) -> None:
-        """Open the graph, compare its inputs and outputs with the manifest, and score one black frame.
+        """Open the graph, compare its inputs and outputs with the manifest, and score one black clip and two.
 
         Raises:
-            BundleError: The graph is refused, has other names, types or shapes, or gives what is not finite.
+            BundleError: The graph is refused, has other names, types or shapes, takes batches of one size alone, or
+                gives what is not finite.
             ConfigError: The provider asked for cannot be had.
         """
         self.bundle = bundle
@@ -97,9 +105,10 @@ class Detector:
             self._session.get_outputs(),
             [("anomaly_score", "tensor(float)", ()), ("anomaly_map", "tensor(float)", shape.anomaly_map)],
         )
-        score, anomaly_map = self.score(np.zeros((1, *self.input_shape), np.uint8))
-        if anomaly_map.shape != (1, *shape.anomaly_map) or score.shape != (1,):
-            raise BundleError(f"{where}: the map has shape {anomaly_map.shape[1:]}, manifest says {shape.anomaly_map}")
+        for batch in _TRIED_BATCHES:
+            score, anomaly_map = _tried(where, self.score, np.zeros((batch, *self.input_shape), np.uint8))
+            _expect_shape(where, "anomaly_score", score, (batch,))
+            _expect_shape(where, "anomaly_map", anomaly_map, (batch, *shape.anomaly_map))
 
     def score(self, frames: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
         """Score clips of frames.
@@ -114,29 +123,40 @@ class Detector:
             BundleError: A score is not finite: the model is broken.
             FramewatchError: ONNX Runtime failed while running, out of memory for one.
         """
-        try:
-            score, anomaly_map = self._session.run(["anomaly_score", "anomaly_map"], {"frames": frames})
-        except Exception as error:
-            raise FramewatchError(f"ONNX Runtime failed on a batch of {len(frames)}: {_first_line(error)}") from error
+        score, anomaly_map = _run(self._session, {"frames": frames}, ["anomaly_score", "anomaly_map"])
         if not np.isfinite(score).all() or not np.isfinite(anomaly_map).all():
             raise BundleError(f"bundle {self.bundle.folder}: the detector gives scores that are not finite; fit again")
         return score, anomaly_map
 
 
 class Autoencoder:
-    """The bundle's two halves: encoder and decoder."""
+    """The bundle's two halves, verified and ready: encoder and decoder."""
 
     def __init__(self, bundle: Bundle, provider: Provider = "auto", threads: int = 0) -> None:
-        """Open both graphs.
+        """Open both graphs, compare them with the manifest, and redraw one black clip and two.
 
         Raises:
-            BundleError: A graph is refused.
+            BundleError: A graph is refused, has other names, types or shapes, takes batches of one size alone, or gives
+                what is not finite.
             ConfigError: The provider asked for cannot be had.
         """
+        self.bundle = bundle
+        preprocessing, shape = bundle.manifest.preprocessing, bundle.manifest.shape
+        images = (shape.clip_frames * preprocessing.channels, preprocessing.height, preprocessing.width)
+        where = {name: str(bundle.folder / f"{name}.onnx") for name in ("encoder", "decoder")}
         self._encoder, self._decoder = (
-            open_session(bundle.read_graph(name), provider, threads, str(bundle.folder / name))
-            for name in ("encoder.onnx", "decoder.onnx")
+            open_session(bundle.read_graph(f"{name}.onnx"), provider, threads, where[name]) for name in where
         )
+        float32 = "tensor(float)"
+        _expect(where["encoder"], self._encoder.get_inputs(), [("images", float32, images)])
+        _expect(where["encoder"], self._encoder.get_outputs(), [("latent", float32, shape.latent)])
+        _expect(where["decoder"], self._decoder.get_inputs(), [("latent", float32, shape.latent)])
+        _expect(where["decoder"], self._decoder.get_outputs(), [("reconstruction", float32, images)])
+        for batch in _TRIED_BATCHES:
+            latents = _tried(where["encoder"], self.encode, np.zeros((batch, *images), np.float32))
+            _expect_shape(where["encoder"], "latent", latents, (batch, *shape.latent))
+            redrawn = _tried(where["decoder"], self.decode, latents)
+            _expect_shape(where["decoder"], "reconstruction", redrawn, (batch, *images))
 
     def encode(self, images: FloatArray) -> FloatArray:
         """Encode images.
@@ -146,8 +166,13 @@ class Autoencoder:
 
         Returns:
             Latents, float32 of shape (batch, *latent).
+
+        Raises:
+            BundleError: A latent is not finite: the model is broken.
+            FramewatchError: ONNX Runtime failed while running, out of memory for one.
         """
-        return np.asarray(self._encoder.run(["latent"], {"images": images})[0], np.float32)
+        (latents,) = _run(self._encoder, {"images": images}, ["latent"])
+        return self._finite("latents", latents)
 
     def decode(self, latents: FloatArray) -> FloatArray:
         """Decode latents.
@@ -157,8 +182,40 @@ class Autoencoder:
 
         Returns:
             Reconstructions, float32 of shape (batch, clip_frames * channels, height, width).
+
+        Raises:
+            BundleError: A reconstruction is not finite: the model is broken.
+            FramewatchError: ONNX Runtime failed while running, out of memory for one.
         """
-        return np.asarray(self._decoder.run(["reconstruction"], {"latent": latents})[0], np.float32)
+        (reconstructions,) = _run(self._decoder, {"latent": latents}, ["reconstruction"])
+        return self._finite("reconstructions", reconstructions)
+
+    def _finite(self, what: str, values: FloatArray) -> FloatArray:
+        if not np.isfinite(values).all():
+            raise BundleError(f"bundle {self.bundle.folder}: it gives {what} that are not finite; fit again")
+        return values
+
+
+def _run(session: onnxruntime.InferenceSession, feed: dict[str, npt.NDArray[Any]], names: list[str]) -> list[Any]:
+    try:
+        return list(session.run(names, feed))
+    except Exception as error:
+        count = len(next(iter(feed.values())))
+        raise FramewatchError(f"ONNX Runtime failed on a batch of {count}: {_first_line(error)}") from error
+
+
+def _tried(where: str, run: Callable[[Any], ResultT], batch: npt.NDArray[Any]) -> ResultT:
+    try:
+        return run(batch)
+    except BundleError:
+        raise
+    except FramewatchError as error:
+        raise BundleError(f"{where}: {error}; build the bundle again") from error
+
+
+def _expect_shape(where: str, name: str, found: FloatArray, expected: tuple[int, ...]) -> None:
+    if found.shape != expected:
+        raise BundleError(f"{where}: {name} came with shape {found.shape}, expected {expected}")
 
 
 def _expect(where: str, found: list[Any], expected: list[tuple[str, str, tuple[int, ...]]]) -> None:
@@ -168,5 +225,7 @@ def _expect(where: str, found: list[Any], expected: list[tuple[str, str, tuple[i
             raise BundleError(f"{where}: no {name!r} among {[node.name for node in found]}")
         if node.type != kind or len(node.shape) != len(shape) + 1:
             raise BundleError(f"{where}: {name} is {node.type}{node.shape}, expected {kind} of shape (batch, *{shape})")
+        if isinstance(node.shape[0], int):
+            raise BundleError(f"{where}: {name} has shape {node.shape}, which takes batches of {node.shape[0]} alone")
         if any(isinstance(size, int) and size != want for size, want in zip(node.shape[1:], shape, strict=True)):
             raise BundleError(f"{where}: {name} has shape {node.shape}, the manifest says (batch, *{shape})")

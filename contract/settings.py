@@ -5,9 +5,10 @@ A setting comes, strongest first, from a command-line flag, from an environment 
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,7 +19,10 @@ from contract.errors import ConfigError
 ENV_PREFIX = "FRAMEWATCH_"
 # Read by the deployment and the benchmarks, not by a part's settings.
 _OTHER_ENV = frozenset({"FRAMEWATCH_DATA", "FRAMEWATCH_CACHE"})
+_SERVICE_LINK = re.compile(r"FRAMEWATCH(_[A-Z0-9_]+)?_(SERVICE_HOST|(SERVICE_)?PORT|SERVICE_PORT_.+|PORT_\d+_[A-Z]+.*)")
 _SECRET_WORDS = ("password", "secret", "token")
+# What YAML's complaints quote: its own tokens and single characters are shown, words of the file are not.
+_QUOTED = re.compile(r"'<[a-z ]+>'|'\\?.'|['\"].*")
 
 
 class FrozenModel(BaseModel):
@@ -118,9 +122,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"settings file {file} cannot be read: {reason}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # A date such as 2001-99-99 is a ValueError of the YAML library, deep nesting a RecursionError.
-        raise ConfigError(f"settings file {file} is not YAML: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        # The YAML library lets ValueError, KeyError and more through for values such as 2001-99-99 or !!bool x.
+        raise ConfigError(f"settings file {file} is not YAML: {_yaml_problem(error)}") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -128,21 +132,49 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return content
 
 
+def _yaml_problem(error: Exception) -> str:
+    """Say what is wrong and where, but not what stands there: it may be a password."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        problem = _QUOTED.sub(
+            lambda found: found[0] if len(found[0]) < 5 or found[0][1] == "<" else "…", error.problem or ""
+        )
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {problem.strip()}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"a character that YAML does not allow at position {error.position}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return "a value is not of its type, a date or number for one"
+
+
+def _own_token(quoted: re.Match[str]) -> str:
+    return quoted[0] if len(quoted[0]) < 5 or quoted[0].startswith("'<") else "…"
+
+
 def _read_environment(cls: type[Settings]) -> dict[str, Any]:
-    names = {name.upper() for name in os.environ if name.upper().startswith(ENV_PREFIX)} - _OTHER_ENV
-    for name in sorted(names):
+    names = {name.upper(): value for name, value in os.environ.items() if name.upper().startswith(ENV_PREFIX)}
+    for name in sorted(names.keys() - _OTHER_ENV):
+        if _is_service_link(name, names[name]):
+            continue
         fields: Any = cls.model_fields
         for part in name.removeprefix(ENV_PREFIX).lower().split("__"):
             field = fields.get(part) if fields is not None else None
             if field is None:
                 raise ConfigError(f"environment variable {name} names no setting; look for a misspelling")
-            fields = getattr(field.annotation, "model_fields", None)
+            # A group may be optional, of type ``Group | None``.
+            kinds = (field.annotation, *get_args(field.annotation))
+            fields = next((kind.model_fields for kind in kinds if hasattr(kind, "model_fields")), None)
         if fields is not None:
             raise ConfigError(f"environment variable {name} names a group of settings; name one, as {name}__<FIELD>")
     try:
         return EnvSettingsSource(cls)()
     except Exception as error:
         raise ConfigError(f"environment: {' '.join(str(error).split())}") from error
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Whether Kubernetes set the variable, as it does in every pod for each service, also one called framewatch."""
+    is_address = name.endswith("_PORT") and not name.endswith("_SERVICE_PORT")
+    return bool(_SERVICE_LINK.fullmatch(name)) and (not is_address or "://" in value)
 
 
 def _nest(path: list[str], value: Any) -> dict[str, Any]:  # noqa: ANN401

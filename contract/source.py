@@ -5,6 +5,7 @@ video frames are encoded as JPEG and other pictures as PNG, so that training, of
 decode the same bytes by the same chain.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,17 @@ from pathlib import Path
 from typing import Final
 
 import cv2
+import numpy as np
 
+from contract.address import name_of_address, without_credentials
 from contract.clip import Clip, SourceFrame
 from contract.errors import ConfigError, FootageError
 from contract.video_process import read_video
+
+__all__ = [
+    "FOLDER_FRAMES_PER_SECOND", "IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Clip", "FrameRange", "ImageClip", "SourceFrame",
+    "VideoClip", "in_ranges", "natural_key", "open_source", "split_ranges", "without_credentials",
+]  # fmt: skip
 
 VIDEO_SUFFIXES: Final = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
 IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -70,16 +78,18 @@ def open_source(source: str) -> list[Clip]:
     """Find the clips that a source names; reads no frame.
 
     Args:
-        source: A video file, a folder of videos, a folder of images (one clip), a folder of such folders, a camera
-            (``/dev/video0``, ``0``), an RTSP or HTTP address, or
-            ``kafka://HOST:PORT/TOPIC?camera=ID&from=TIME&to=TIME``. A single clip may end in frame ranges,
-            ``room.mp4#0:60,203:227``, 0-based and inclusive.
+        source: A video file, a folder of videos, a folder of images (one clip), a folder of such folders (a video
+            in one is named ``FOLDER/STEM``), a camera (``/dev/video0``, ``0``), an RTSP or HTTP address, or
+            ``kafka://HOST:PORT/TOPIC?camera=ID&from=TIME&to=TIME``, with ``&allow_plaintext=true`` where the host is
+            not this machine, since the connection has no TLS. A single clip may end in frame ranges,
+            ``room.mp4#0:60,203:227``, 0-based and inclusive. Hidden entries and other files are passed over.
 
     Returns:
         At least one clip, in the natural order of their names.
 
     Raises:
-        ConfigError: The source does not exist, holds nothing that can be read, or is not written as above.
+        ConfigError: The source does not exist, holds nothing that can be read, holds videos, images and folders of them
+            side by side, or is not written as above.
     """
     if not source.strip():
         raise ConfigError(
@@ -91,10 +101,10 @@ def open_source(source: str) -> list[Clip]:
         return [parse_kafka_source(source)]
     address, ranges = (source, ()) if _exists(source) else split_ranges(source)
     if _LIVE.fullmatch(address) and not (Path(address).is_file() or Path(address).is_dir()):
-        return [VideoClip(re.sub(r"[^A-Za-z0-9._-]+", "-", address).strip("-"), address, ranges, live=True)]
+        return [VideoClip(name_of_address(address), address, ranges, live=True)]
     path = Path(address)
     if not _exists(address):
-        raise ConfigError(f"SOURCE {source}: no such file or folder")
+        raise ConfigError(f"SOURCE {without_credentials(source)}: no such file or folder")
     clips = _open_path(path, ranges)
     if ranges and len(clips) > 1:
         raise ConfigError(f"SOURCE {source}: frame ranges need a single clip, this folder holds {len(clips)}")
@@ -110,12 +120,13 @@ def split_ranges(source: str) -> tuple[str, tuple[FrameRange, ...]]:
     address, mark, text = source.rpartition("#")
     if not mark:
         return source, ()
+    where = without_credentials(source)
     matches = [_RANGE.fullmatch(part.strip()) for part in text.split(",")]
     if not all(matches):
-        raise ConfigError(f"SOURCE {source}: expected frame ranges such as #0:60,203:227 after '#', found {text!r}")
+        raise ConfigError(f"SOURCE {where}: expected frame ranges such as #0:60,203:227 after '#'")
     ranges = tuple((int(match[1]), int(match[2])) for match in matches if match)
     if any(first > last for first, last in ranges) or any(a[1] >= b[0] for a, b in pairwise(ranges)):
-        raise ConfigError(f"SOURCE {source}: frame ranges must rise and not overlap, found {text!r}")
+        raise ConfigError(f"SOURCE {where}: frame ranges must rise and not overlap")
     return address, ranges
 
 
@@ -134,27 +145,20 @@ def in_ranges(index: int, ranges: Sequence[FrameRange]) -> bool:
 def _open_path(path: Path, ranges: Sequence[FrameRange]) -> list[Clip]:
     if path.is_file():
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            return [ImageClip(path.stem, (path,), ranges)]
+            return [ImageClip(_shown(path.stem), (path,), ranges)]
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             raise ConfigError(f"SOURCE {path}: {path.suffix or 'no suffix'} is not one of {_list(VIDEO_SUFFIXES)}")
-        return [VideoClip(path.stem, str(path), ranges)]
-    entries = sorted((entry for entry in path.iterdir() if not entry.name.startswith(".")), key=natural_key)
-    videos = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in VIDEO_SUFFIXES]
-    images = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES]
-    if videos and images:
-        raise ConfigError(f"SOURCE {path}: holds both videos and images; keep them in folders of their own")
-    if images:
-        return [ImageClip(path.resolve().name, images, ranges)]
-    if videos:
-        return _named_once(path, [VideoClip(video.stem, str(video), ranges) for video in videos])
-    clips: list[Clip] = []
-    for folder in (entry for entry in entries if entry.is_dir()):
-        inside = sorted(
-            (e for e in folder.iterdir() if e.suffix.lower() in IMAGE_SUFFIXES and e.is_file()),
-            key=natural_key,
+        return [VideoClip(_shown(path.stem), str(path), ranges)]
+    here = _list_folder(path)
+    inner = [_list_folder(folder) for folder in here.folders]
+    inner = [folder for folder in inner if folder.videos or folder.images]
+    if inner and (here.videos or here.images):
+        kind, name = ("videos", here.videos[0].name) if here.videos else ("images", here.images[0].name)
+        raise ConfigError(
+            f"SOURCE {path}: holds both {kind} ({name}) and folders of footage ({inner[0].path.name}); "
+            "give one or the other"
         )
-        if inside:
-            clips.append(ImageClip(folder.name, inside, ranges))
+    clips = here.clips(ranges) + [clip for folder in inner for clip in folder.clips(ranges, within=True)]
     if not clips:
         raise ConfigError(
             f"SOURCE {path}: no video ({_list(VIDEO_SUFFIXES)}) and no image ({_list(IMAGE_SUFFIXES)}) in it"
@@ -162,14 +166,44 @@ def _open_path(path: Path, ranges: Sequence[FrameRange]) -> list[Clip]:
     return clips
 
 
-def _named_once(path: Path, clips: list[VideoClip]) -> list[Clip]:
-    names = [clip.name for clip in clips]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+@dataclass(frozen=True)
+class _Folder:
+    """What one folder holds, in natural order; hidden entries and other files are left out."""
+
+    path: Path
+    videos: Sequence[Path]
+    images: Sequence[Path]
+    folders: Sequence[Path]
+
+    def clips(self, ranges: Sequence[FrameRange], *, within: bool = False) -> list[Clip]:
+        """One clip of all images, or one a video, named after the folder too where it lies within the source."""
+        if self.images:
+            return [ImageClip(_shown(self.path.resolve().name), self.images, ranges)]
+        before = f"{self.path.name}/" if within else ""
+        names = [_shown(before + video.stem) for video in self.videos]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(
+                f"SOURCE {self.path}: two videos are named {twice[0]}; clips are told apart by name without suffix"
+            )
+        return [VideoClip(name, str(video), ranges) for name, video in zip(names, self.videos, strict=True)]
+
+
+def _list_folder(path: Path) -> _Folder:
+    entries = sorted((entry for entry in path.iterdir() if not entry.name.startswith(".")), key=natural_key)
+    videos = [entry for entry in entries if entry.suffix.lower() in VIDEO_SUFFIXES and entry.is_file()]
+    images = [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
+    if videos and images:
         raise ConfigError(
-            f"SOURCE {path}: two videos are named {twice[0]}; clips are told apart by name without suffix"
+            f"SOURCE {path}: holds both videos and images ({videos[0].name}, {images[0].name}); "
+            "keep them in folders of their own"
         )
-    return list(clips)
+    return _Folder(path, videos, images, [entry for entry in entries if entry.is_dir()])
+
+
+def _shown(name: str) -> str:
+    # Names travel in CSV, JSON and alerts, which are UTF-8; those of files need not be.
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def natural_key(path: Path) -> list[tuple[int, str]]:
@@ -186,7 +220,7 @@ def _read_image(path: Path) -> bytes:
     if path.suffix.lower() in _WIRE_SUFFIXES:
         return data
     try:
-        picture = cv2.imread(str(path), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise FootageError(f"image {path} cannot be decoded: {error.err}") from error
     if picture is None:

@@ -1,8 +1,10 @@
-"""A consumer that notices when it has stopped fetching.
+"""A consumer that notices when it has stopped fetching, and gets past a record that it cannot read.
 
 kafka-python 3.0 can keep returning empty polls although its partitions hold more records (its issue 3106 describes one
 way there: a partition that waits for its offset to be validated is not fetched). By its polls alone an idle consumer
-cannot be told from a stalled one, so this one asks the broker.
+cannot be told from a stalled one, nor from one whose broker is gone, so this one asks the broker.
+
+Having met a record that it cannot decode, it would return from no later poll; only a seek past the record helps.
 """
 
 import logging
@@ -10,15 +12,30 @@ import time
 from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import CorruptRecordError, KafkaError, UnsupportedCodecError
 
 CHECK_EVERY_SECONDS: Final = 5.0
+STALL_PATIENCE_SECONDS: Final = 60.0
 _REQUEST_MS: Final = 5_000
 _log = logging.getLogger(__name__)
 
 
 class StalledConsumerError(KafkaError):  # type: ignore[misc]
-    """The consumer does not fetch although there are records, also after it was told to seek."""
+    """The consumer does not fetch although there are records, also a minute after it was told to seek."""
+
+
+class UnreadableRecordError(KafkaError):  # type: ignore[misc]
+    """The record at the partition's position cannot be read; the next poll goes on behind it.
+
+    Attributes:
+        partition: Where it stands.
+        offset: Its offset.
+    """
+
+    def __init__(self, partition: TopicPartition, offset: int, cause: str) -> None:
+        super().__init__(f"{partition.topic}[{partition.partition}]@{offset} cannot be read: {cause}")
+        self.partition = partition
+        self.offset = offset
 
 
 class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
@@ -26,8 +43,8 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
 
     def __init__(self, *topics: str, **configs: Any) -> None:  # noqa: ANN401 - kafka-python's own signature
         super().__init__(*topics, **configs)
-        self._heard_at = time.monotonic()
-        self._stalled: dict[TopicPartition, int] = {}
+        self._looked_at = self._answered_at = time.monotonic()
+        self._stalled: dict[TopicPartition, tuple[int, float]] = {}
 
     def poll(
         self,
@@ -39,18 +56,37 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
 
         Raises:
             StalledConsumerError: There are records that fetching does not bring; open another consumer.
+            UnreadableRecordError: A record cannot be read; poll again to go on behind it.
         """
-        polled: dict[TopicPartition, list[Any]] = super().poll(timeout_ms, max_records, update_offsets)
+        try:
+            polled: dict[TopicPartition, list[Any]] = super().poll(timeout_ms, max_records, update_offsets)
+        except (CorruptRecordError, UnsupportedCodecError) as error:
+            raise self._passed_over(error) from error
         if polled:
-            self._heard_at = time.monotonic()
+            self._looked_at = self._answered_at = time.monotonic()
             self._stalled = {}
-        elif time.monotonic() - self._heard_at >= CHECK_EVERY_SECONDS:
-            self._heard_at = time.monotonic()
+        elif time.monotonic() - self._looked_at >= CHECK_EVERY_SECONDS:
             self._look()
+            self._looked_at = time.monotonic()
         return polled
 
+    def seconds_since_answer(self) -> float:
+        """Seconds since the broker last gave records or answered a question; grows while it does not answer."""
+        return time.monotonic() - self._answered_at
+
+    def _passed_over(self, error: KafkaError) -> KafkaError:
+        """Seek behind the record that the client stumbled over, and name it."""
+        # The client's error does not say where; the part it was reading does, and nothing public.
+        part = self._fetcher._next_partition_records  # noqa: SLF001
+        offset = self.position(part.topic_partition, timeout_ms=_REQUEST_MS) if part else None
+        if offset is None:
+            return error
+        self.seek(part.topic_partition, offset + 1)
+        self._looked_at = self._answered_at = time.monotonic()
+        return UnreadableRecordError(part.topic_partition, offset, f"{type(error).__name__}: {error}")
+
     def _look(self) -> None:
-        """Compare positions with the ends of the partitions; a partition behind by as much as last time is stalled."""
+        """Compare positions with the ends of the partitions; one that stays behind for long is stalled."""
         partitions = self.assignment() - self.paused()
         try:
             ends = self.end_offsets(list(partitions), timeout_ms=_REQUEST_MS) if partitions else {}
@@ -59,12 +95,16 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
             # A broker that does not answer is nothing to seek for; the client reconnects by itself.
             _log.debug("ends not known: %s", error)
             return
+        now = self._answered_at = time.monotonic()
         behind = {tp: place for tp, place in places.items() if place is not None and place < ends.get(tp, 0)}
-        again = {tp for tp, place in behind.items() if self._stalled.get(tp) == place}
-        if again:
-            tp = min(again)
-            raise StalledConsumerError(f"{tp.topic}[{tp.partition}]@{behind[tp]} is not fetched, its end is {ends[tp]}")
+        before, self._stalled = self._stalled, {}
         for tp, place in behind.items():
-            _log.warning("fetching stalled, seeking", extra={"partition": tp.partition, "offset": place})
-            self.seek(tp, place)
-        self._stalled = behind
+            stuck_at, since = before.get(tp, (-1, now))
+            if stuck_at != place:
+                since = now
+                _log.warning("fetching stalled, seeking", extra={"partition": tp.partition, "offset": place})
+                self.seek(tp, place)
+            elif now - since >= STALL_PATIENCE_SECONDS:
+                # Not sooner: over a slow link a response of many frames takes that long to come.
+                raise StalledConsumerError(f"{tp.topic}[{tp.partition}]@{place} is not fetched, its end is {ends[tp]}")
+            self._stalled[tp] = place, since

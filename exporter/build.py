@@ -4,8 +4,6 @@ import copy
 import hashlib
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +28,17 @@ from contract.manifest import (
 from contract.runtime import Detector as DetectorSession
 from contract.runtime import open_session
 from contract.scoring import Calibration, FloatArray, calibrate, cell_statistics
+from contract.whole_folder import require_free, whole_folder
 from exporter.graphs import Feed, export_graph, halved, quantized
 from exporter.model_card import model_card
-from exporter.parity import Graph, measure_parity, require_parity
+from exporter.parity import Graph, in_batches, measure_parity, require_parity
 from trainer.checkpoint import CHECKPOINT_NAME, Checkpoint, Samples, load_checkpoint, load_samples
 from trainer.model import Autoencoder, Detector, to_images
 
 _AUROC_LOSS_ACCEPTED: Final = {"fp32": 0.0, "fp16": 0.002, "int8": 0.01}
 _PARITY_CLIPS: Final = 24
+_QUANTIZATION_CLIPS: Final = 64
+_BATCH: Final = 32
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def build_bundle(
         # Quantization moves every cell's error, so its statistics and the threshold are set anew.
         detector, calibration = _recalibrated(detector, samples, calibration)
     graphs = _export(detector, precision, samples)
-    clips = np.concatenate([samples.calibration[:_PARITY_CLIPS], samples.disturbed[:_PARITY_CLIPS]])
+    clips = np.concatenate([_evenly(part, _PARITY_CLIPS) for part in (samples.calibration, samples.disturbed)])
     runnable = {part: _runnable(getattr(graphs, part), part) for part in ("encoder", "decoder", "detector")}
     thresholds = (checkpoint.calibration.threshold, calibration.threshold)
     rows = measure_parity(reference, runnable, clips, thresholds, precision)
@@ -94,10 +95,9 @@ def build_bundle(
 
 def _check_target(out: Path, name: str | None, *, overwrite: bool) -> str:
     bundle_there = (out / MANIFEST_NAME).is_file()
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not bundle_there)):
-        raise ConfigError(f"--out {out} holds other files; name a new or empty folder")
     if bundle_there and not overwrite:
         raise ConfigError(f"--out {out} holds a bundle; name another folder or add --overwrite")
+    require_free(out, replaceable=bundle_there)
     name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", out.resolve().name)
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", name):
         raise ConfigError(f"--name {name!r} must be 1 to 128 of A-Z a-z 0-9 . _ -")
@@ -121,7 +121,9 @@ def _export(detector: Detector, precision: Precision, samples: Samples) -> _Grap
 
 
 def _quantized(graphs: _Graphs, autoencoder: Autoencoder, samples: Samples) -> _Graphs:
-    clips = np.concatenate([samples.validation, samples.disturbed[::4]])
+    clips = np.concatenate(
+        [_evenly(samples.validation, _QUANTIZATION_CLIPS), _evenly(samples.disturbed, _QUANTIZATION_CLIPS // 4)]
+    )
     with torch.inference_mode():
         images = to_images(torch.from_numpy(clips))
         latents = autoencoder.encoder(images).numpy()
@@ -143,12 +145,12 @@ def _recalibrated(detector: Detector, samples: Samples, before: Calibration) -> 
         detector.cell_mean.zero_()
         detector.cell_spread.fill_(1)
         plain = _runnable(_export(detector, "int8", samples).detector, "detector")
-        mean, spread = cell_statistics(np.expm1(plain(samples.validation)[1]))
+        mean, spread = cell_statistics(np.expm1(in_batches(plain, samples.validation, _BATCH)[1]))
         detector.cell_mean.copy_(torch.from_numpy(mean))
         detector.cell_spread.copy_(torch.from_numpy(spread))
     graph = _runnable(_export(detector, "int8", samples).detector, "detector")
     calibration = calibrate(
-        graph(samples.calibration)[0],
+        in_batches(graph, samples.calibration, _BATCH)[0],
         frames_per_second=before.frames_per_second,
         false_events_per_day=before.false_events_per_day,
     )
@@ -167,11 +169,13 @@ def _runnable(model: onnx.ModelProto, part: str) -> Graph:
 
 def _quality(reference: Detector, graph: Graph, samples: Samples, precision: Precision) -> dict[str, float]:
     """AUROC between normal and disturbed clips, in PyTorch and in the graph."""
-    with torch.inference_mode():
-        torch_scores = [
-            reference(torch.from_numpy(clips))[0].numpy() for clips in (samples.calibration, samples.disturbed)
-        ]
-    graph_scores = [graph(clips)[0] for clips in (samples.calibration, samples.disturbed)]
+
+    def in_torch(clips: npt.NDArray[np.generic]) -> list[FloatArray]:
+        with torch.inference_mode():
+            return [reference(torch.from_numpy(clips))[0].numpy()]
+
+    kinds = samples.calibration, samples.disturbed
+    torch_scores, graph_scores = ([in_batches(run, clips, _BATCH)[0] for clips in kinds] for run in (in_torch, graph))
     before, after = _auroc(*torch_scores), _auroc(*graph_scores)
     loss = before - after
     if precision != "fp32" and loss > _AUROC_LOSS_ACCEPTED[precision]:
@@ -180,6 +184,11 @@ def _quality(reference: Detector, graph: Graph, samples: Samples, precision: Pre
             f"{_AUROC_LOSS_ACCEPTED[precision]} is accepted; no bundle was written"
         )
     return {"auroc_disturbed_pytorch": before, "auroc_disturbed": after, "auroc_loss": loss}
+
+
+def _evenly(clips: npt.NDArray[np.uint8], most: int) -> npt.NDArray[np.uint8]:
+    which = np.unique(np.linspace(0, len(clips) - 1, most).round().astype(np.int64))
+    return np.asarray(clips[which])
 
 
 def _auroc(normal: FloatArray, anomalous: FloatArray) -> float:
@@ -194,10 +203,7 @@ def _write(
 ) -> Manifest:  # fmt: skip
     config = checkpoint.detector.autoencoder.config
     latent_shape = _latent_shape(graphs.encoder)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as parent:
-        folder = Path(parent) / "bundle"
-        folder.mkdir(mode=0o755)
+    with whole_folder(out, replaceable=(out / MANIFEST_NAME).is_file() and overwrite) as folder:
         for part in ("encoder", "decoder", "detector"):
             (folder / f"{part}.onnx").write_bytes(getattr(graphs, part).SerializeToString())
         draft = Manifest(
@@ -223,11 +229,6 @@ def _write(
             DetectorSession(open_bundle(folder), "cpu")
         except BundleError as error:
             raise ParityError(f"the worker would refuse this bundle: {error}") from error
-        if overwrite and out.exists():
-            out.rename(Path(parent) / "replaced")
-        elif out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
     return manifest
 
 

@@ -101,7 +101,19 @@ def quantized(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
     Args:
         model: An fp32 graph.
         feeds: Inputs whose activations set the ranges.
+
+    Raises:
+        FramewatchError: ONNX Runtime cannot quantize it, or onnx finds a fault in what it made.
     """
+    try:
+        converted = _quantize(model, feeds)
+        check(converted)
+    except Exception as error:
+        raise FramewatchError(f"quantization failed: {str(error)[:300]}") from error
+    return converted
+
+
+def _quantize(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         onnx.save(model, before)
@@ -116,9 +128,7 @@ def quantized(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        converted = onnx.load(after)
-    check(converted)
-    return converted
+        return onnx.load(after)
 
 
 class _Feeds(CalibrationDataReader):  # type: ignore[misc]

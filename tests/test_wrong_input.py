@@ -54,6 +54,7 @@ def things(tmp_path_factory, tiny_bundle):
     cv2.imwrite(str(mixed / "0009.png"), np.zeros((40, 50), np.uint8))
     both = write_scene(folder / "both", 2)
     shutil.copy(folder / "damaged.mp4", both / "a.mp4")
+    write_scene(write_scene(folder / "beside", 2) / "inner", 2)
     cut = write_scene(folder / "cut", 30)
     (cut / "0004.png").write_bytes((cut / "0004.png").read_bytes()[:200])
     configs = {
@@ -146,6 +147,7 @@ def _spoil_bundles(folder):
 
 FIT = "trainer fit {0} --out out --config tiny.yaml"
 RUN = "worker run --bundle bundle --bootstrap-servers 127.0.0.1:1"
+LONG = "n" * 300
 TABLE = [
     # trainer: what it is asked
     ("trainer fit", 2, "source"),
@@ -176,6 +178,8 @@ TABLE = [
     ("trainer fit good --out in-use --config tiny.yaml", 2, "other files"),
     ("trainer fit good --out run --config tiny.yaml", 2, "finished run"),
     ("trainer fit good --out notes.txt --config tiny.yaml", 2, "is a file"),
+    ("trainer fit good --out notes.txt/run --config tiny.yaml", 2, "notes.txt"),
+    (f"trainer fit good --out {LONG} --config tiny.yaml", 2, "too long"),
     # trainer: its footage
     (FIT.format("''"), 2, "SOURCE is empty"),
     (FIT.format("nowhere"), 2, "no such file or folder"),
@@ -205,6 +209,8 @@ TABLE = [
     (FIT.format("kafka://127.0.0.1:1/frames?camera=a&from=9&to=5"), 2, "earlier"),
     (FIT.format("kafka://127.0.0.1:1/frames?camera=a&from=0001-01-01"), 2, "ISO 8601"),
     (FIT.format("kafka://me:pw@127.0.0.1:1/frames?camera=a"), 2, "password"),
+    (FIT.format("kafka://kafka.example:9092/frames?camera=a"), 2, "allow_plaintext=true"),
+    (FIT.format("beside"), 2, "folders of footage"),
     # trainer evaluate
     ("trainer evaluate nowhere good --out out", 2, "no such folder"),
     ("trainer evaluate empty good --out out", 2, "checkpoint.pt"),
@@ -212,7 +218,9 @@ TABLE = [
     ("trainer evaluate run good --out out --labels labels.csv", 2, "'other'"),
     ("trainer evaluate run good --out out --labels header.csv", 2, "header"),
     ("trainer evaluate run good --out out --labels word.csv", 2, "line 2"),
-    ("trainer evaluate run good --out in-use", 2, "other files"),
+    ("trainer evaluate run good --out in-use", 2, "is in use"),
+    ("trainer evaluate run good --out notes.txt/run", 2, "lies in a file"),
+    (f"trainer evaluate run good --out {LONG}", 2, "too long"),
     ("trainer evaluate run cut --out out", 1, "frame 4"),
     ("trainer evaluate bundle-truncated good --out out", 2, "detector.onnx"),
     # exporter
@@ -223,7 +231,10 @@ TABLE = [
     ("exporter build run-pickled --out out", 2, "damaged or holds more than weights"),
     ("exporter build run-future --out out", 2, "version 7"),
     ("exporter build run-no-samples --out out", 2, "samples.npz"),
-    ("exporter build run --out in-use", 2, "other files"),
+    ("exporter build run --out in-use", 2, "is in use"),
+    ("exporter build run --out notes.txt/run", 2, "lies in a file"),
+    ("exporter build run --out .", 2, "current folder"),
+    (f"exporter build run --out {LONG}", 2, "too long"),
     ("exporter build run --out bundle", 2, "--overwrite"),
     ("exporter build run --out out --precision fp8", 2, "fp8"),
     ("exporter build run --out out --name ../up", 2, "--name"),
@@ -241,6 +252,14 @@ TABLE = [
     ("worker score bundle-pickled good --out scores.csv --provider cpu", 2, "refuses it"),
     ("worker score bundle good --out nowhere/scores.csv", 2, "folder is missing"),
     ("worker score bundle good --out scores.csv --events nowhere/e.jsonl", 2, "folder is missing"),
+    ("worker score bundle good --out scores.csv --camera-id 'my door'", 2, "--camera-id"),
+    ("worker score bundle good --out scores.csv --events scores.csv", 2, "--events"),
+    ("worker score bundle good --out scores.csv --events empty/../scores.csv", 2, "--events"),
+    (f"worker score bundle good --out {LONG}", 2, "too long"),
+    ("worker score bundle good --out notes.txt/scores.csv", 2, "folder"),
+    ("worker score bundle rtsp://127.0.0.1:1/door --out scores.csv", 2, "no end"),
+    ("worker score bundle 'kafka://kafka.example:9092/frames?camera=a' --out scores.csv", 2, "allow_plaintext=true"),
+    ("worker score bundle beside --out scores.csv", 2, "both images (0000.png) and folders of footage (inner)"),
     ("worker score bundle good --out scores.csv --threshold nan", 2, "--threshold"),
     ("worker score bundle good --out scores.csv --threshold 1000", 2, "--threshold"),
     ("worker embed bundle-pickled good --out out --provider cpu", 2, "refuses it"),
@@ -255,6 +274,9 @@ TABLE = [
     ("worker score bundle good --out scores.csv --batch 0", 2, "batch"),
     ("worker score bundle good --out scores.csv --provider tpu", 2, "--provider"),
     ("worker embed bundle good --out in-use", 2, "in use"),
+    ("worker embed bundle good --out notes.txt/run", 2, "lies in a file"),
+    (f"worker embed bundle good --out {LONG}", 2, "too long"),
+    ("worker denoise bundle rtsp://127.0.0.1:1/door --out out", 2, "no end"),
     ("worker denoise bundle cut --out out", 1, "frame 4"),
     # worker with Kafka
     ("worker run", 2, "bundle"),

@@ -12,7 +12,8 @@ from trainer.footage import Part
 from trainer.model import Detector
 
 _BATCH = 32
-_SAMPLE_CLIPS = 64
+_MAX_SAMPLE_CLIPS = 512
+_MAX_SAMPLE_BYTES = 64 * 2**20
 
 
 def calibrate_detector(
@@ -33,7 +34,8 @@ def calibrate_detector(
         TrainingError: The detector gives scores that are not finite.
     """
     detector.eval()
-    with torch.inference_mode():
+    # TF32 would round what the bundle that this threshold is for does not.
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         errors = np.concatenate(
             [detector.cell_errors(frames).cpu().numpy() for frames in _batches(detector, validation)]
         )
@@ -51,11 +53,22 @@ def take_samples(detector: Detector, validation: Part, calibration: Part, seed: 
 
     A disturbed clip has a rectangle of its last frame replaced by one from elsewhere, brighter or darker: an object
     that was never there.
+
+    Args:
+        detector: Its configuration says how long a clip is.
+        validation: Normal frames that set the cells' statistics.
+        calibration: Normal frames that set the threshold.
+        seed: Of the disturbances.
+
+    Returns:
+        At most 512 clips of each, and at most 64 MiB of them.
     """
     config = detector.autoencoder.config
+    clip_bytes = config.clip_frames * config.height * config.width * config.channels
+    most = max(1, min(_MAX_SAMPLE_CLIPS, _MAX_SAMPLE_BYTES // clip_bytes))
     taken = []
     for part in (validation, calibration):
-        which = np.unique(np.linspace(0, len(part) - 1, _SAMPLE_CLIPS).round().astype(np.int64))
+        which = np.unique(np.linspace(0, len(part) - 1, most).round().astype(np.int64))
         taken.append(part.clips(which, config.clip_frames))
     disturbed = taken[1].copy()
     random = np.random.default_rng(seed)

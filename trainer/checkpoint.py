@@ -4,7 +4,7 @@ settings.json        what was asked for
 checkpoint.pt        best weights by held-out normal loss, cell statistics, calibration, provenance
 samples.npz          held-out clips, normal and disturbed, for parity and for quantization
 summary.json         what came out: frames, losses, seconds, calibration
-curves.png           losses and learning rate
+curves.png           both losses over the steps
 reconstructions.png  input, reconstruction and anomaly map of held-out frames
 tensorboard/         the same curves for TensorBoard
 last.pt              state to resume from; removed when the fit is done
@@ -30,6 +30,7 @@ from trainer.model import Autoencoder, Detector, ModelConfig
 
 CHECKPOINT_NAME: Final = "checkpoint.pt"
 LAST_NAME: Final = "last.pt"
+SETTINGS_NAME: Final = "settings.json"
 SAMPLES_NAME: Final = "samples.npz"
 _FORMAT: Final = "framewatch-checkpoint"
 _VERSION: Final = 1
@@ -40,7 +41,7 @@ class Checkpoint:
     """A calibrated detector with all that the exporter writes down about it.
 
     Attributes:
-        detector: In evaluation mode, on CPU.
+        detector: In evaluation mode; on CPU when it was read from a file.
         calibration: Threshold and tail.
         event_rule: How scores become events.
         training: Provenance: settings, footage, epochs, losses, versions; plain JSON values.

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from contract.frame import Preprocessing
 from contract.manifest import MANIFEST_NAME, open_bundle
 from contract.runtime import Detector as BundleDetector
 from contract.scoring import Calibration, FloatArray
+from contract.whole_folder import require_free, whole_folder
 from trainer.checkpoint import load_checkpoint
 from trainer.labels import Labels, read_labels
 from trainer.metrics import (
@@ -134,23 +134,15 @@ def evaluate(
         LabelError: The labels do not describe the footage.
         FootageError: A frame cannot be decoded, or there is none.
     """
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / METRICS_NAME).is_file())):
-        raise ConfigError(f"--out {out} holds other files; name a new or empty folder")
-    out = out.resolve()
-    if any(parent.is_file() for parent in out.parents):
-        raise ConfigError(f"--out {out} lies in a file; name a new or empty folder")
+    require_free(out, replaceable=(out / METRICS_NAME).is_file())
     labels = read_labels(labels_path, [clip.name for clip in clips]) if labels_path is not None else None
     footage = score_footage(model, clips, labels, console)
     metrics = measure(model, footage, labels)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as parent:
-        folder = Path(parent) / "evaluation"
-        folder.mkdir(mode=0o755)
+    with whole_folder(out, replaceable=(out / METRICS_NAME).is_file()) as folder:
         (folder / METRICS_NAME).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         _write_scores(footage, model.calibration.threshold, folder / "scores.csv")
         plots = draw_plots(footage, model.calibration.threshold, folder)
         write_report(metrics, footage, plots, folder)
-        _put_in_place(folder, out)
     return metrics
 
 
@@ -214,20 +206,6 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
         value = metrics[name]
         table.add_row(name, "-" if value is None else f"{value:.4g}")
     return table
-
-
-def _put_in_place(folder: Path, out: Path) -> None:
-    if not out.exists():
-        folder.rename(out)
-        return
-    replaced = folder.with_name("replaced")
-    out.rename(replaced)
-    try:
-        folder.rename(out)
-    except OSError:
-        # The folder around both is about to be removed, and the earlier evaluation with it.
-        replaced.rename(out)
-        raise
 
 
 def _labelled(labels: npt.NDArray[np.bool_] | None) -> int:

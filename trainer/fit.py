@@ -1,10 +1,6 @@
 """The fit: footage in, run folder out. Reads top to bottom; one function for every variant of the model."""
 
-import hashlib
-import json
-import logging
 import math
-import os
 import platform
 import shutil
 import time
@@ -23,33 +19,27 @@ from rich.console import Console
 from contract import __version__
 from contract.clip import Clip
 from contract.errors import ConfigError, TrainingError
+from contract.source import without_credentials
 from trainer.calibrate import calibrate_detector, take_samples
-from trainer.checkpoint import (
-    CHECKPOINT_NAME,
-    LAST_NAME,
-    Checkpoint,
-    Samples,
-    load_tensors,
-    save_atomically,
-    save_checkpoint,
-    save_samples,
-)
+from trainer.checkpoint import LAST_NAME, Checkpoint, load_tensors, save_atomically
+from trainer.devices import is_out_of_memory, on_first, start_fabric
 from trainer.footage import Footage, FootageReader, Part
 from trainer.losses import LossFunction, loss_function
 from trainer.model import Autoencoder, Detector, to_images
 from trainer.progress import StageProgress
-from trainer.run_pictures import EpochRecord, draw_curves, draw_reconstructions
+from trainer.run_folder import open_run, write_run
+from trainer.run_pictures import EpochRecord
 from trainer.settings import FitSettings
 
 _WARM_UP_SHARE = 0.05
 _MAX_VALIDATION_CLIPS = 512
-_log = logging.getLogger(__name__)
 
 
 @dataclass
 class _State:
     """Where a fit stands at the end of an epoch; what a resumed one starts from."""
 
+    footage: str
     epoch: int = 0
     steps: int = 0
     seconds: float = 0.0
@@ -73,22 +63,28 @@ def fit(clips: Sequence[Clip], source: str, settings: FitSettings, out: Path, co
         console: Where progress is shown.
 
     Returns:
-        The calibrated checkpoint, as written.
+        The calibrated checkpoint, as written; its detector is on the device of the fit.
 
     Raises:
-        ConfigError: The folder is in use, or the device asked for is not there.
+        ConfigError: The folder is in use, the footage is not that of the fit that was stopped, or the device asked for
+            is not there.
         FootageError: The footage cannot be used.
-        TrainingError: The loss is not finite.
+        TrainingError: The loss is not finite, or the device has no memory for the model.
     """
-    fabric = _start_fabric(settings, out)
-    resumed = _open_run(out, settings, source, first=fabric.is_global_zero)
-    fabric.barrier()
+    source = without_credentials(source)
+    fabric = start_fabric(settings)
+    goes_on = on_first(fabric, lambda: open_run(out, settings, source))
+    resumed = load_tensors(out / LAST_NAME) if goes_on else None
     try:
         return _fit(fabric, clips, source, settings, out, resumed, console)
-    except BaseException:
+    except BaseException as error:
         if fabric.is_global_zero and not (out / LAST_NAME).exists():
             # Nothing to go on from: a mistake leaves no folder behind.
             shutil.rmtree(out, ignore_errors=True)
+        if is_out_of_memory(error):
+            raise TrainingError(
+                f"there is no memory for this model on {fabric.device}; lower batch or the sides of model"
+            ) from error
         raise
 
 
@@ -111,9 +107,11 @@ def _fit(
             f"{len(validation)} to choose by, {len(calibration)} to calibrate on",
             highlight=False,
         )
+    if resumed is not None and resumed["footage"] != footage.fingerprint():
+        raise ConfigError(f"--out {out} holds a fit of other footage, which {source} gave before; name another folder")
     fabric.seed_everything(settings.seed, workers=False, verbose=False)
     autoencoder = Autoencoder(settings.model)
-    state = _train(fabric, autoencoder, training, validation, settings, out, resumed, console)
+    state = _train(fabric, autoencoder, training, validation, settings, out, resumed, console, footage.fingerprint())
     fabric.barrier()
 
     autoencoder.load_state_dict(state.best)
@@ -128,7 +126,7 @@ def _fit(
     provenance = _provenance(fabric, settings, source, footage, state, (training, validation, calibration))
     checkpoint = Checkpoint(detector, fitted, settings.event_rule, provenance)
     if fabric.is_global_zero:
-        _write_run(out, checkpoint, take_samples(detector, validation, calibration, settings.seed), state)
+        write_run(out, checkpoint, take_samples(detector, validation, calibration, settings.seed), state.records)
     fabric.barrier()
     return checkpoint
 
@@ -142,16 +140,20 @@ def _train(
     out: Path,
     resumed: dict[str, Any] | None,
     console: Console,
+    footage: str,
 ) -> _State:
     """Run epochs until the epochs or the minutes are over; keep the best weights by held-out loss."""
-    state = _State()
+    state = _State(footage=footage)
     autoencoder = autoencoder.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(autoencoder.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     if resumed is not None:
         _restore(resumed, autoencoder, optimizer, state)
+    # What a killed fit recorded after it was last saved is hidden, since it is done again.
+    records = TensorBoardLogger(out, name="tensorboard", version="", purge_step=state.steps + 1 if resumed else None)
     model, optimizer = fabric.setup(autoencoder, optimizer)
     loss_of = loss_function(settings.loss)
-    steps = max(settings.min_epoch_steps, math.ceil(len(training) / (settings.batch * fabric.world_size)))
+    steps = math.ceil(len(training) / (settings.batch * fabric.world_size))
+    steps = min(max(steps, settings.min_epoch_steps), settings.max_epoch_steps)
     started = time.monotonic() - state.seconds
     saved_at = time.monotonic()
     share = 0.0
@@ -183,12 +185,16 @@ def _train(
                     )
                 progress.update(share, f"loss {losses[-1]:.5f} held-out {state.best_loss:.5f}")
             held_out = _validation_loss(autoencoder, validation, loss_of, settings, fabric)
-            _finish_epoch(fabric, autoencoder, optimizer, state, losses, held_out, time.monotonic() - started)
+            # The first process's figures are every process's, so that all keep the same epoch and end at the same one.
+            held_out, seconds = fabric.broadcast((held_out, time.monotonic() - started))
+            _finish_epoch(autoencoder, optimizer, state, losses, held_out, seconds)
+            _record(records, state)
             if fabric.is_global_zero and time.monotonic() - saved_at >= settings.save_every_seconds:
-                save_atomically(out / LAST_NAME, _resumable(autoencoder, optimizer, state, settings))
+                save_atomically(out / LAST_NAME, _resumable(autoencoder, optimizer, state))
                 saved_at = time.monotonic()
             if share >= 1:
                 break
+    records.finalize("success")
     return state
 
 
@@ -239,18 +245,25 @@ def _validation_loss(
     count = min(len(validation), _MAX_VALIDATION_CLIPS)
     places = np.unique(np.linspace(0, len(validation) - 1, count).round().astype(np.int64))
     total = 0.0
-    with torch.inference_mode(), fabric.autocast():
+    with torch.inference_mode():
         for start in range(0, len(places), settings.batch):
             clips = validation.clips(places[start : start + settings.batch], settings.model.clip_frames)
             images = to_images(torch.from_numpy(clips).to(fabric.device)).contiguous(memory_format=torch.channels_last)
-            total += float(loss_of(autoencoder(images).float(), images)) * len(clips)
+            with fabric.autocast():
+                reconstruction = autoencoder(images)
+            # The loss itself in fp32, as in training: SSIM's small variances vanish in bf16.
+            total += float(loss_of(reconstruction.float(), images)) * len(clips)
     return total / len(places)
 
 
 def _finish_epoch(
-    fabric: Fabric, autoencoder: Autoencoder, optimizer: Any, state: _State, losses: list[float],  # noqa: ANN401
-    held_out: float, seconds: float,
-) -> None:  # fmt: skip
+    autoencoder: Autoencoder,
+    optimizer: Any,  # noqa: ANN401 - Fabric's wrapper
+    state: _State,
+    losses: list[float],
+    held_out: float,
+    seconds: float,
+) -> None:
     state.epoch += 1
     state.steps += len(losses)
     state.seconds = seconds
@@ -259,18 +272,26 @@ def _finish_epoch(
         state.best = {name: tensor.detach().cpu().clone() for name, tensor in autoencoder.state_dict().items()}
     elif not state.best:
         raise TrainingError(f"the held-out loss is {held_out}; lower learning_rate or set precision to fp32")
-    if not losses:
-        return
-    rate = optimizer.param_groups[0]["lr"]
-    record = EpochRecord(state.epoch, state.steps, round(seconds, 3), float(np.mean(losses)), held_out, rate)
-    state.records.append(record)
-    values = {"loss/training": record.training_loss, "loss/held_out": held_out, "learning_rate": rate}
-    fabric.log_dict(values, step=state.steps)
+    if losses:
+        rate = optimizer.param_groups[0]["lr"]
+        mean = float(np.mean(losses))
+        state.records.append(EpochRecord(state.epoch, state.steps, round(seconds, 3), mean, held_out, rate))
 
 
-def _resumable(autoencoder: Autoencoder, optimizer: Any, state: _State, settings: FitSettings) -> dict[str, Any]:  # noqa: ANN401
+def _record(records: TensorBoardLogger, state: _State) -> None:
+    if state.records and state.records[-1].epoch == state.epoch:
+        last = state.records[-1]
+        values = {
+            "loss/training": last.training_loss,
+            "loss/held_out": last.validation_loss,
+            "learning_rate": last.learning_rate,
+        }
+        records.log_metrics(values, step=last.steps)
+
+
+def _resumable(autoencoder: Autoencoder, optimizer: Any, state: _State) -> dict[str, Any]:  # noqa: ANN401
     return {
-        "settings": _fingerprint(settings),
+        "footage": state.footage,
         "model": autoencoder.state_dict(),
         "optimizer": optimizer.state_dict(),
         "epoch": state.epoch,
@@ -290,70 +311,6 @@ def _restore(resumed: dict[str, Any], autoencoder: Autoencoder, optimizer: Any, 
     state.records = [EpochRecord(**record) for record in resumed["records"]]
 
 
-def _fingerprint(settings: FitSettings) -> str:
-    return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()
-
-
-def _open_run(out: Path, settings: FitSettings, source: str, *, first: bool) -> dict[str, Any] | None:
-    """Make the run folder, or find in it the state of the same fit, stopped."""
-    what = {"framewatch": __version__, "source": source, "settings": settings.model_dump(mode="json")}
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; name a folder")
-    if (out / CHECKPOINT_NAME).exists():
-        raise ConfigError(f"--out {out} holds a finished run; name another folder or remove it")
-    last = out / LAST_NAME
-    stopped = _read_json(out / "settings.json")
-    if stopped is None and out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"--out {out} holds other files; name a new or empty folder")
-    if stopped is not None and stopped != what:
-        raise ConfigError(f"--out {out} holds a fit that was stopped and had other settings or footage; name another")
-    resumed = load_tensors(last) if last.is_file() else None
-    if first:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "settings.json").write_text(json.dumps(what, indent=2) + "\n", encoding="utf-8")
-        if resumed is not None:
-            _log.warning("going on from epoch %d of the fit that was stopped in %s", resumed["epoch"], out)
-    return resumed
-
-
-def _read_json(path: Path) -> Any:  # noqa: ANN401
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON; name another --out folder") from error
-
-
-def _start_fabric(settings: FitSettings, out: Path) -> Fabric:
-    cuda = torch.cuda.is_available()
-    if settings.device == "cuda" and not cuda:
-        raise ConfigError(
-            "device: cuda was asked for and no CUDA device can be used; see nvidia-smi, or say --device cpu"
-        )
-    accelerator = "cuda" if cuda and settings.device != "cpu" else "cpu"
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _bf16_is_faster(accelerator))
-    on_this_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    nodes = int(os.environ.get("WORLD_SIZE", "1")) // on_this_node
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=on_this_node,
-        num_nodes=nodes,
-        precision="bf16-mixed" if bf16 else "32-true",
-        loggers=TensorBoardLogger(root_dir=out, name="tensorboard", version=""),
-    )
-    fabric.launch()
-    return fabric
-
-
-def _bf16_is_faster(accelerator: str) -> bool:
-    """Whether the device multiplies bf16 by itself; emulated, it is slower than fp32."""
-    if accelerator == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
-
-
 def _read_footage(clips: Sequence[Clip], settings: FitSettings, out: Path, console: Console, *, shown: bool) -> Footage:
     with StageProgress("reading footage", console, shown=shown) as progress:
         reader = FootageReader(
@@ -361,7 +318,7 @@ def _read_footage(clips: Sequence[Clip], settings: FitSettings, out: Path, conso
         )
         footage = reader.read(clips)
     if settings.frames_per_second is not None:
-        footage = Footage(footage.frames, footage.segments, settings.frames_per_second, footage.skipped_clips)
+        footage = Footage(footage.frames, footage.segments, settings.frames_per_second, footage.skipped)
     return footage
 
 
@@ -371,7 +328,7 @@ def _provenance(
     return {
         "source": source,
         "clips": len({segment.clip for segment in footage.segments}),
-        "skipped_clips": list(footage.skipped_clips),
+        "skipped": list(footage.skipped),
         "frames": dict(zip(("training", "validation", "calibration"), map(len, parts), strict=True)),
         "frames_per_second": footage.frames_per_second,
         "epochs": state.epoch,
@@ -385,18 +342,3 @@ def _provenance(
         "settings": settings.model_dump(mode="json"),
         "versions": {"framewatch": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
     }
-
-
-def _write_run(out: Path, checkpoint: Checkpoint, samples: Samples, state: _State) -> None:
-    """Write what people and the exporter read; the checkpoint comes last, so that a run folder with one is whole."""
-    save_samples(out, samples)
-    draw_curves(state.records, out / "curves.png")
-    draw_reconstructions(checkpoint.detector, samples, out / "reconstructions.png")
-    summary = {
-        "training": checkpoint.training,
-        "calibration": checkpoint.calibration.model_dump(mode="json"),
-        "epochs": [asdict(record) for record in state.records],
-    }
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    save_checkpoint(out, checkpoint)
-    (out / LAST_NAME).unlink(missing_ok=True)

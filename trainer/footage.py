@@ -1,9 +1,12 @@
 """Normal footage, decoded once and split in time into training, validation and calibration frames."""
 
+import hashlib
 import logging
 import tempfile
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +23,9 @@ MIN_FRAMES = 24
 
 _MIN_SEGMENT = 10
 _MAX_GUARD_SHARE = 0.05
+_LONG_GAP_STEPS = 10
+_MAX_BAD_SHARE = 0.01
+_FINGERPRINT_FRAMES = 256
 _log = logging.getLogger(__name__)
 
 
@@ -78,19 +84,31 @@ class Footage:
     Attributes:
         frames: uint8 of shape (frames, height, width, channels), backed by a file where it is large.
         segments: Unbroken stretches, in order.
-        frames_per_second: Median rate by the capture times.
-        skipped_clips: Clips that could not be read, with the reason.
+        frames_per_second: Mean rate by the capture times, long pauses left out.
+        skipped: Clips and frames that could not be read, with the reason.
     """
 
     frames: npt.NDArray[np.uint8]
     segments: Sequence[Segment]
     frames_per_second: float
-    skipped_clips: Sequence[str]
+    skipped: Sequence[str]
+
+    def fingerprint(self) -> str:
+        """Digest that tells other footage from this, from frames taken evenly and from where the stretches lie."""
+        places = np.unique(np.linspace(0, len(self.frames) - 1, _FINGERPRINT_FRAMES).round().astype(np.int64))
+        digest = hashlib.sha256(repr([(s.clip, s.start, s.stop) for s in self.segments]).encode())
+        digest.update(np.ascontiguousarray(self.frames[places]).tobytes())
+        return digest.hexdigest()
 
     def split(self, validation_share: float, calibration_share: float, guard_seconds: float) -> tuple[Part, Part, Part]:
         """Split every segment in time: training, guard, validation, guard, calibration.
 
         Segments of fewer than ten frames train only.
+
+        Args:
+            validation_share: Of each segment's frames, above 0; together with the next at most 0.8.
+            calibration_share: Of each segment's frames, above 0.
+            guard_seconds: Footage left out between parts, seconds; at most a twentieth of the segment each time.
 
         Returns:
             Training, validation and calibration parts; no frame and no clip is in two.
@@ -144,48 +162,54 @@ class FootageReader:
         self._on_frame = on_frame
         self._count = 0
         self._segments: list[Segment] = []
-        self._steps_ms: list[int] = []
+        self._captured_at_ms = array("q")
+        self._skipped: list[str] = []
 
     def read(self, clips: Sequence[Clip]) -> Footage:
-        """Decode every clip, in order; one of several that breaks is left out from there on, with a warning.
+        """Decode every clip, in order, and leave out with a warning what cannot be read.
+
+        That is the rest of a camera's recording that broke off, what is bad in one clip among several, and in a single
+        clip frames that the worker would dead-letter, as long as they are at most one in a hundred.
 
         Raises:
-            ConfigError: A clip is live and has no end.
-            FootageError: No clip can be read, frames of one clip differ in size, there are too few, or all are
-                identical.
+            ConfigError: A clip is live and has no end, or frames of one clip differ in size.
+            FootageError: No clip can be read, too many frames cannot, there are too few, or all are identical.
         """
         for clip in clips:
             if clip.live and not getattr(clip, "ranges", ()):
                 raise ConfigError(f"SOURCE {clip.name} has no end; say how many frames to record, such as #0:2999")
-        skipped: list[str] = []
         with tempfile.TemporaryFile(dir=self._folder) as file:
             for clip in clips:
                 try:
                     self._read_clip(clip, file)
                 except FootageError as error:
-                    if len(clips) == 1:
+                    if len(clips) == 1 and not clip.live:
                         raise
-                    _log.warning("clip %s is left out from where it broke: %s", clip.name, error)
-                    skipped.append(str(error))
+                    self._leave_out(f"{error}; what could be read of {clip.name} is kept")
             file.flush()
             if self._count < MIN_FRAMES:
-                reason = f" ({skipped[0]})" if skipped else ""
+                reason = f" ({self._skipped[0]})" if self._skipped else ""
                 raise FootageError(f"the source gives {self._count} frames, at least {MIN_FRAMES} are needed{reason}")
             p = self._preprocessing
             frames = np.memmap(file, np.uint8, "r", shape=(self._count, p.height, p.width, p.channels))
         if all(np.array_equal(frames[0], frame) for frame in frames[1:]):
             raise FootageError(f"all {self._count} frames are identical; is the camera frozen?")
-        return Footage(frames, self._segments, self._rate(), skipped)
+        segments, rate = _without_long_gaps(self._segments, np.array(self._captured_at_ms))
+        return Footage(frames, segments, rate, self._skipped)
 
     def _read_clip(self, clip: Clip, file: IO[bytes]) -> None:
-        before: tuple[int, int] | None = None
+        before: int | None = None
         size: tuple[int, int] | None = None
+        good = bad = 0
+        first_bad: FrameError | None = None
         for frame in clip.frames():
             try:
                 header = read_frame_header(frame.data, self._limits)
                 pixels = decode_frame(frame.data, self._preprocessing, self._limits)
             except FrameError as error:
-                raise FootageError(f"{clip.name} frame {frame.index}: {error}") from error
+                bad += 1
+                first_bad = first_bad or FrameError(error.reason, f"frame {frame.index}: {error}")
+                continue
             if size is not None and size != (header.height, header.width):
                 raise MixedSizesError(
                     f"{clip.name} frame {frame.index} is {header.width}x{header.height}, those before it are "
@@ -193,22 +217,44 @@ class FootageReader:
                 )
             size = header.height, header.width
             file.write(pixels.tobytes())
-            self._extend(clip.name, starts=before is None or frame.index != before[0] + 1)
-            if before is not None and frame.index == before[0] + 1:
-                self._steps_ms.append(frame.captured_at_ms - before[1])
-            before = frame.index, frame.captured_at_ms
+            good += 1
+            self._extend(clip.name, frame.captured_at_ms, starts=before is None or frame.index != before + 1)
+            before = frame.index
             self._on_frame(self._count)
+        if first_bad is not None:
+            said = f"{clip.name}: {bad} of {good + bad} frames cannot be decoded, the first is {first_bad}"
+            if bad > _MAX_BAD_SHARE * (good + bad):
+                raise FootageError(said) from first_bad
+            self._leave_out(said)
 
-    def _extend(self, clip: str, *, starts: bool) -> None:
+    def _extend(self, clip: str, captured_at_ms: int, *, starts: bool) -> None:
         self._count += 1
+        self._captured_at_ms.append(captured_at_ms)
         if starts:
             self._segments.append(Segment(clip, self._count - 1, self._count))
         else:
             self._segments[-1] = Segment(clip, self._segments[-1].start, self._count)
 
-    def _rate(self) -> float:
-        steps = [step for step in self._steps_ms if step > 0]
-        return round(1000 / float(np.mean(steps)), 3) if steps else FOLDER_FRAMES_PER_SECOND
+    def _leave_out(self, reason: str) -> None:
+        _log.warning("left out: %s", reason)
+        self._skipped.append(reason)
+
+
+def _without_long_gaps(
+    segments: Sequence[Segment], captured_at_ms: npt.NDArray[np.int64]
+) -> tuple[list[Segment], float]:
+    """Break segments where the camera paused, and measure the rate at which it gives frames otherwise."""
+    steps = [np.diff(captured_at_ms[segment.start : segment.stop]) for segment in segments]
+    rising = np.concatenate([step[step > 0] for step in steps])
+    if not len(rising):
+        return list(segments), FOLDER_FRAMES_PER_SECOND
+    long_ms = _LONG_GAP_STEPS * float(np.median(rising))
+    broken: list[Segment] = []
+    for segment, step in zip(segments, steps, strict=True):
+        edges = [segment.start, *(segment.start + 1 + np.flatnonzero(step > long_ms)).tolist(), segment.stop]
+        broken += [Segment(segment.clip, start, stop) for start, stop in pairwise(edges)]
+    # The mean, since capture times in whole milliseconds round 1/30 s up and down.
+    return broken, round(1000 / float(np.mean(rising[rising <= long_ms])), 3)
 
 
 class MixedSizesError(ConfigError):

@@ -28,6 +28,6 @@ def _ssim_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
 
     The share is that of Zhao et al., Loss Functions for Image Restoration with Neural Networks, 2017.
     """
-    similarity = structural_similarity_index_measure(reconstruction, images, data_range=1.0, kernel_size=7, sigma=1.0)
+    similarity = structural_similarity_index_measure(reconstruction, images, data_range=1.0, sigma=1.0)
     assert isinstance(similarity, Tensor)  # noqa: S101 - a tuple only comes with return_contrast_sensitivity
     return _SSIM_SHARE * (1 - similarity) + (1 - _SSIM_SHARE) * functional.l1_loss(reconstruction, images)

@@ -12,6 +12,8 @@ from trainer.model import ModelConfig
 Device = Literal["auto", "cpu", "cuda"]
 Loss = Literal["mse", "l1", "ssim"]
 
+_MAX_HELD_OUT_SHARE = 0.8
+
 
 class FitSettings(Settings):
     """What a fit does; ``trainer fit --config FILE`` reads it from YAML."""
@@ -42,6 +44,9 @@ class FitSettings(Settings):
 
     min_epoch_steps: int = Field(default=16, ge=1, le=100_000)
     """Steps that an epoch has at least; short footage is passed over several times in one."""
+
+    max_epoch_steps: int = Field(default=1024, ge=1, le=1_000_000)
+    """Steps that an epoch has at most; of longer footage each epoch takes other frames, by chance."""
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of weights, order and noise."""
@@ -77,9 +82,13 @@ class FitSettings(Settings):
     """What a frame may declare."""
 
     @model_validator(mode="after")
-    def _one_length(self) -> Self:
+    def _is_consistent(self) -> Self:
         if self.epochs is not None and self.minutes is not None:
             raise ValueError("give epochs or minutes, not both")
+        if self.validation_share + self.calibration_share > _MAX_HELD_OUT_SHARE:
+            raise ValueError("validation_share and calibration_share must leave a fifth of the footage to train on")
+        if self.min_epoch_steps > self.max_epoch_steps:
+            raise ValueError("min_epoch_steps is above max_epoch_steps")
         return self
 
     @property

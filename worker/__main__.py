@@ -1,5 +1,6 @@
 """The worker's command line; the only place that reads settings and wires real clients."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from contract.clip import require_end
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
 from contract.manifest import open_bundle
@@ -86,9 +88,10 @@ def score(
     """Score footage without Kafka: the same engine and numbers as live."""
     from contract.frame import FrameLimits
     from worker.alerts_view import describe
-    from worker.score import score_clips, write_scores
+    from worker.score import check_request, score_clips, write_scores
 
     clips = open_source(source)
+    check_request(clips, camera_id=camera_id, out=out, events=events)
     detector = Detector(open_bundle(bundle), _provider(provider))
     rows = score_clips(detector, clips, camera_id=camera_id, threshold=threshold, batch=batch, limits=FrameLimits())
     count, ended = write_scores(rows, out, events)
@@ -98,7 +101,7 @@ def score(
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
     _console.print(f"{count} frames, {len(ended)} events, on {detector.provider}", highlight=False)
-    typer.echo(out)
+    _say_path(out)
 
 
 @app.command()
@@ -112,10 +115,12 @@ def embed(
     from contract.frame import FrameLimits
     from worker.latents import embed as embed_clips
 
-    clips, opened = open_source(source), open_bundle(bundle)
+    clips = open_source(source)
+    require_end(clips)
+    opened = open_bundle(bundle)
     count = embed_clips(Autoencoder(opened, _provider(provider)), opened.manifest, clips, out, FrameLimits())
     _console.print(f"{count} latents of shape {list(opened.manifest.shape.latent)}", highlight=False)
-    typer.echo(out)
+    _say_path(out)
 
 
 @app.command()
@@ -129,10 +134,12 @@ def denoise(
     from contract.frame import FrameLimits
     from worker.latents import denoise as denoise_clips
 
-    clips, opened = open_source(source), open_bundle(bundle)
+    clips = open_source(source)
+    require_end(clips)
+    opened = open_bundle(bundle)
     count = denoise_clips(Autoencoder(opened, _provider(provider)), opened.manifest, clips, out, FrameLimits())
     _console.print(f"{count} frames", highlight=False)
-    typer.echo(out)
+    _say_path(out)
 
 
 @app.command()
@@ -211,6 +218,11 @@ def _kafka_settings(config: Path | None, servers: str | None) -> KafkaSettings:
     settings = load_settings(WorkerSettings, file=config, flags=flags, environment=True, fallback={"bundle": Path()})
     set_up_logs(settings.log_format, "WARNING")
     return settings.kafka
+
+
+def _say_path(path: Path) -> None:
+    # A path need not be UTF-8, which standard output is.
+    typer.echo(os.fsencode(path).decode(errors="backslashreplace"))
 
 
 def _provider(name: str) -> Provider:

@@ -4,7 +4,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from kafka import TopicPartition
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Table
 
-from contract.alert import Alert
+from contract.alert import Alert, utc
 from worker.kafka_clients import mapped_errors, open_reader, require_topics
 from worker.settings import KafkaSettings
 
@@ -74,9 +74,8 @@ class AlertTable:
 
     def add(self, value: bytes) -> bool:
         """Take a record's value; False where it is no alert."""
-        try:
-            alert = Alert.model_validate_json(value)
-        except ValidationError:
+        alert = parse_alert(value)
+        if alert is None:
             return False
         self._events[alert.data.event_id] = alert
         self._events.move_to_end(alert.data.event_id)
@@ -97,7 +96,7 @@ class AlertTable:
 def describe(alert: Alert) -> str:
     """Say an alert in one line."""
     data = alert.data
-    since = datetime.fromtimestamp(data.started_at_ms / 1000).astimezone().strftime("%H:%M:%S")
+    since = _local(data.started_at_ms).strftime("%H:%M:%S")
     return (
         f"{alert.subject} {alert.type.split('.')[2]} since {since}, peak {data.peak_score:.2f} "
         f"(threshold {data.threshold:.2f}), {data.severity}, {data.anomalous_area_percent:.0f}% of the picture"
@@ -113,25 +112,45 @@ def parse_alert(value: bytes) -> Alert | None:
 
 
 def as_json_line(value: bytes) -> str:
-    """A record's value as it stands, where it is JSON on one line; otherwise one line of JSON that holds it."""
+    """One line of printable ASCII for a record's value, whoever wrote it.
+
+    JSON in such characters comes back as it stands, other JSON written anew with what is not ASCII escaped, and what is
+    no JSON (RFC 8259, UTF-8) as one line of JSON that holds its first 1,000 bytes.
+    """
     try:
-        content: Any = json.loads(value)
-        return json.dumps(content) if b"\n" in value else value.decode()
-    except ValueError:
+        text = value.decode()
+        content: Any = json.loads(text, parse_constant=_refuse)
+        return text if text.isascii() and text.isprintable() else json.dumps(content, allow_nan=False)
+    except (ValueError, RecursionError):
         return json.dumps({"unreadable": value[:1000].decode(errors="replace")})
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _local(milliseconds: int) -> datetime:
+    """A time in this machine's zone; in UTC where the zone would put it before year 1 or beyond 9999."""
+    moment = utc(milliseconds)
+    try:
+        return moment.astimezone()
+    except (OverflowError, ValueError, OSError):
+        return moment
 
 
 def _cells(alert: Alert) -> list[str]:
     data = alert.data
     state = alert.type.split(".")[2]
-    since = datetime.fromtimestamp(data.started_at_ms / 1000).astimezone()
-    lasted = (data.ended_at_ms or round(alert.time.timestamp() * 1000)) - data.started_at_ms
+    # A time without a zone is taken as UTC: taken as local, it may lie before year 1.
+    moment = alert.time.replace(tzinfo=alert.time.tzinfo or UTC)
+    told = utc(data.ended_at_ms) if data.ended_at_ms is not None else moment
+    lasted_seconds = (told - utc(data.started_at_ms)).total_seconds()
     style = _SEVERITY_STYLE[data.severity]
     return [
         escape(alert.subject),
         "[green]ended[/]" if state == "ended" else f"[bold]{state}[/]",
-        since.strftime("%b %d %H:%M:%S"),
-        f"{lasted / 1000:.1f} s",
+        _local(data.started_at_ms).strftime("%b %d %H:%M:%S"),
+        f"{lasted_seconds:.1f} s",
         f"{data.peak_score:.2f} / {data.threshold:.2f}",
         f"[{style}]{data.severity}[/]",
         f"{data.anomalous_area_percent:.0f}%",

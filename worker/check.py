@@ -6,7 +6,7 @@ from typing import NamedTuple
 from contract.errors import BundleError, FramewatchError
 from contract.manifest import Bundle, open_bundle
 from contract.runtime import Detector
-from worker.kafka_clients import open_consumer, require_topics
+from worker.kafka_clients import open_consumer, require_topics, require_uncompressed
 from worker.settings import WorkerSettings
 
 
@@ -60,6 +60,7 @@ def _check_broker(settings: WorkerSettings) -> Iterator[CheckLine]:
 
         def see_topics() -> str:
             require_topics(consumer, settings.kafka.topics, settings.kafka)
+            require_uncompressed(settings.kafka)
             return "all there"
 
         yield _try("topics", see_topics)

@@ -2,21 +2,22 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from contract.alert import Alert, AnomalyData, FrameReference, make_alert, make_event_id
 from contract.errors import FrameError
-from contract.event import RULE_VERSION, Event, EventRule, EventTracker, Transition
-from contract.frame import FrameLimits, decode_frame
+from contract.event import Event, EventRule, EventTracker, Transition, rule_version
+from contract.frame import FrameLimits, decode_frame, read_frame_header
 from contract.manifest import Bundle
 from contract.scoring import FloatArray, anomalous_area, anomalous_boxes, severity
 from contract.window import ClipWindow
 from worker.pictures import heat_map, snapshot
 
 _DEFAULT_PICTURE_BYTES: Final = 192 * 1024
+_DEFAULT_CAMERAS: Final = 4096
 
 
 class BatchScorer(Protocol):
@@ -59,6 +60,7 @@ class Outcome:
         is_anomalous: Whether the score reached the threshold.
         error: Why the frame was rejected.
         alerts: What this frame told about events.
+        trailing_bytes: Bytes after the picture's end marker; they were ignored.
     """
 
     frame: IncomingFrame
@@ -66,6 +68,7 @@ class Outcome:
     is_anomalous: bool = False
     error: FrameError | None = None
     alerts: tuple[Alert, ...] = ()
+    trailing_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -80,10 +83,26 @@ class _Camera:
 
     window: ClipWindow
     tracker: EventTracker
+    # Number of the batch that held the camera's last frame.
+    batch: int = 0
     scored: int = 0
     # Position of a frame among those scored, to its offset and capture time; for the pending event alone.
     places: dict[int, tuple[int, int]] = field(default_factory=dict)
     peak: _Peak | None = None
+
+
+class _Decoded(NamedTuple):
+    """A frame on its way to its score.
+
+    Attributes:
+        camera: Whose it is.
+        clip: uint8 of shape (clip_frames, height, width, channels).
+        trailing_bytes: Bytes after the picture's end marker.
+    """
+
+    camera: _Camera
+    clip: npt.NDArray[np.uint8]
+    trailing_bytes: int
 
 
 class Engine:
@@ -95,6 +114,8 @@ class Engine:
         event_rule: In place of the bundle's.
         limits: What a frame may declare.
         picture_max_bytes: Size up to which pictures travel in alerts.
+        max_cameras: Cameras kept at once. Beyond it the one idle longest without an event pending is forgotten; where
+            there is none, the new camera's frames are rejected with reason ``too_many_cameras``.
         on_stage: Told of each stage as it begins, for metrics: ``decode``, ``infer``, ``events``.
     """
 
@@ -106,6 +127,7 @@ class Engine:
         event_rule: EventRule | None = None,
         limits: FrameLimits | None = None,
         picture_max_bytes: int = _DEFAULT_PICTURE_BYTES,
+        max_cameras: int = _DEFAULT_CAMERAS,
         on_stage: Callable[[str], None] | None = None,
     ) -> None:
         manifest = detector.bundle.manifest
@@ -116,9 +138,13 @@ class Engine:
         self._release = min(manifest.calibration.release_threshold, self.threshold)
         self._rule = event_rule or manifest.event_rule
         self._limits = limits or FrameLimits()
+        self._rule_version = rule_version(self._rule, self.threshold, self._release)
         self._picture_max_bytes = picture_max_bytes
+        self._max_cameras = max_cameras
         self._on_stage = on_stage or (lambda _stage: None)
+        # In the order of their last frames, the longest idle first.
         self._cameras: dict[tuple[str, int, str], _Camera] = {}
+        self._batch = 0
 
     def process(self, frames: Sequence[IncomingFrame]) -> list[Outcome]:
         """Score frames and say what they tell, in the order given; a camera's frames must come in theirs.
@@ -129,9 +155,10 @@ class Engine:
             BundleError: The model gives scores that are not finite.
             FramewatchError: The model failed while running; no camera's state has changed for good: stop.
         """
+        self._batch += 1
         self._on_stage("decode")
         decoded = [self._decode(frame) for frame in frames]
-        clips = [clip for clip in decoded if not isinstance(clip, FrameError)]
+        clips = [one.clip for one in decoded if not isinstance(one, FrameError)]
         self._on_stage("infer")
         scores: list[tuple[float, FloatArray]] = []
         if clips:
@@ -140,13 +167,14 @@ class Engine:
         self._on_stage("events")
         left = iter(scores)
         outcomes = []
-        for frame, clip in zip(frames, decoded, strict=True):
-            if isinstance(clip, FrameError):
-                outcomes.append(Outcome(frame, error=clip))
+        for frame, one in zip(frames, decoded, strict=True):
+            if isinstance(one, FrameError):
+                outcomes.append(Outcome(frame, error=one))
             else:
                 score, anomaly_map = next(left)
-                alerts = self._follow(frame, score, anomaly_map)
-                outcomes.append(Outcome(frame, score, score >= self.threshold, alerts=alerts))
+                alerts = self._follow(one.camera, frame, score, anomaly_map)
+                anomalous = score >= self.threshold
+                outcomes.append(Outcome(frame, score, anomalous, alerts=alerts, trailing_bytes=one.trailing_bytes))
         return outcomes
 
     def close_events(self) -> list[Alert]:
@@ -165,23 +193,43 @@ class Engine:
         for key in [key for key in self._cameras if key[:2] in gone]:
             del self._cameras[key]
 
-    def _decode(self, frame: IncomingFrame) -> npt.NDArray[np.uint8] | FrameError:
+    def _decode(self, frame: IncomingFrame) -> _Decoded | FrameError:
+        data = frame.data or b""
         try:
-            pixels = decode_frame(frame.data or b"", self._manifest.preprocessing, self._limits)
+            header = read_frame_header(data, self._limits)
+            pixels = decode_frame(data, self._manifest.preprocessing, self._limits, header=header)
+            camera = self._camera(frame)
         except FrameError as error:
             return error
-        return self._camera(frame).window.push(pixels)
+        return _Decoded(camera, camera.window.push(pixels), header.trailing_bytes)
 
     def _camera(self, frame: IncomingFrame) -> _Camera:
         key = frame.topic, frame.partition, frame.camera_id
-        camera = self._cameras.get(key)
+        camera = self._cameras.pop(key, None)
         if camera is None:
+            self._make_room()
             tracker = EventTracker(self._rule, self.threshold, self._release)
-            camera = self._cameras[key] = _Camera(ClipWindow(self._manifest.shape.clip_frames), tracker)
+            camera = _Camera(ClipWindow(self._manifest.shape.clip_frames), tracker)
+        camera.batch = self._batch
+        self._cameras[key] = camera
         return camera
 
-    def _follow(self, frame: IncomingFrame, score: float, anomaly_map: FloatArray) -> tuple[Alert, ...]:
-        camera = self._camera(frame)
+    def _make_room(self) -> None:
+        if len(self._cameras) < self._max_cameras:
+            return
+        for key, camera in self._cameras.items():
+            if camera.batch == self._batch:
+                break
+            if camera.tracker.pending is None:
+                del self._cameras[key]
+                return
+        raise FrameError(
+            "too_many_cameras", f"{len(self._cameras)} cameras are followed already, max_cameras allows no more"
+        )
+
+    def _follow(
+        self, camera: _Camera, frame: IncomingFrame, score: float, anomaly_map: FloatArray
+    ) -> tuple[Alert, ...]:
         position, camera.scored = camera.scored, camera.scored + 1
         told = camera.tracker.update(position, score)
         event = told[1] if told is not None else camera.tracker.pending
@@ -191,7 +239,8 @@ class Engine:
             return ()
         camera.places[position] = frame.offset, frame.captured_at_ms
         if event.peak == position:
-            camera.peak = _Peak(frame.data or b"", anomaly_map)
+            # A copy, for the map is a view that would keep its whole batch's.
+            camera.peak = _Peak(frame.data or b"", anomaly_map.copy())
         kept = {event.first, event.peak, event.last}
         camera.places = {place: where for place, where in camera.places.items() if place in kept}
         if told is None:
@@ -210,7 +259,7 @@ class Engine:
         p_value = tail.p_value(event.peak_score)
         picture = camera.peak
         data = AnomalyData(
-            event_id=make_event_id(topic, partition, first, camera_id, self._bundle.digest),
+            event_id=make_event_id(topic, partition, first, camera_id, self._bundle.digest, self._rule_version),
             camera_id=camera_id,
             started_at_ms=first_ms,
             peak_at_ms=peak_ms,
@@ -227,6 +276,6 @@ class Engine:
                 topic=topic, partition=partition, first_offset=first, peak_offset=peak, last_offset=last
             ),
             bundle=self._bundle,
-            rule_version=RULE_VERSION,
+            rule_version=self._rule_version,
         )
         return make_alert(transition, event.updates, last_ms if at_ms is None else at_ms, data)

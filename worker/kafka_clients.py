@@ -1,11 +1,13 @@
 """Kafka clients, opened from settings; the one seam at which kafka-python's errors become the project's."""
 
 import importlib.util
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
     GroupAuthorizationFailedError,
@@ -17,10 +19,14 @@ from kafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
-from contract.errors import BrokerUnavailableError, ConfigError, DeliveryError
+from contract.errors import BrokerUnavailableError, ConfigError
 from contract.steady_consumer import SteadyConsumer
-from worker.records import OutgoingRecord
 from worker.settings import KafkaSettings
+
+_LEAST_REQUEST_BYTES = 16 * 2**20
+# Of a record's headers, which a dead letter carries beside a frame of the greatest size.
+_HEADERS_BYTES = 64 * 1024
+_log = logging.getLogger(__name__)
 
 
 def require_fast_checksums() -> None:
@@ -64,6 +70,8 @@ def open_producer(kafka: KafkaSettings, *, linger_ms: int = 0) -> KafkaProducer:
         BrokerUnavailableError: No broker answers.
         ConfigError: The client refuses the settings.
     """
+    # The client demands that a request and its linger fit in the time for delivery.
+    request_ms = min(30_000, kafka.delivery_timeout_ms - linger_ms)
     with mapped_errors(kafka):
         return KafkaProducer(
             **connection(kafka),
@@ -72,8 +80,8 @@ def open_producer(kafka: KafkaSettings, *, linger_ms: int = 0) -> KafkaProducer:
             linger_ms=linger_ms,
             delivery_timeout_ms=kafka.delivery_timeout_ms,
             max_block_ms=min(kafka.delivery_timeout_ms, 60_000),
-            request_timeout_ms=min(30_000, kafka.delivery_timeout_ms),
-            max_request_size=16 * 2**20,
+            request_timeout_ms=request_ms,
+            max_request_size=max(_LEAST_REQUEST_BYTES, kafka.fetch_bytes) + _HEADERS_BYTES,
             batch_size=256 * 1024,
             allow_auto_create_topics=False,
         )
@@ -126,27 +134,31 @@ def open_reader(kafka: KafkaSettings) -> KafkaConsumer:
         )
 
 
-def deliver(producer: KafkaProducer, records: Sequence[OutgoingRecord], kafka: KafkaSettings) -> None:
-    """Send records and wait until the broker has confirmed every one.
+def require_uncompressed(kafka: KafkaSettings) -> None:
+    """Refuse a frames topic on which the broker compresses: a small record could unpack to any size in memory.
 
-    A record may stand on its topic twice after an error here: its id tells.
+    Logs a warning where the topic leaves it to its producers, or does not let itself be asked.
 
     Raises:
-        DeliveryError: A record was not confirmed; the offsets behind it must not be committed.
+        ConfigError: The topic's ``compression.type`` is a codec.
+        BrokerUnavailableError: No broker answers.
     """
-    try:
-        futures = [
-            producer.send(
-                record.topic, record.value, key=record.key, headers=record.headers, timestamp_ms=record.timestamp_ms
-            )
-            for record in records
-        ]
-        for record, future in zip(records, futures, strict=True):
-            at = f"record for {record.topic}"
-            future.get(timeout=kafka.delivery_timeout_ms / 1000)
-    except KafkaError as error:
-        where = locals().get("at", "a record")
-        raise DeliveryError(f"{where} was not confirmed: {_say(error)}; nothing behind it is committed") from error
+    resource = ConfigResource(ConfigResourceType.TOPIC, kafka.frames_topic)
+    timeout = {"request_timeout_ms": kafka.bootstrap_timeout_ms}
+    with mapped_errors(kafka), KafkaAdminClient(**connection(kafka), **timeout) as admin:
+        try:
+            found = admin.describe_configs([resource], config_filter="all")
+            kind = found["topic"][kafka.frames_topic]["compression.type"]["value"]
+        except (KafkaError, KeyError) as error:
+            _log.warning("compression.type of topic %s is not known: %s", kafka.frames_topic, describe_error(error))
+            return
+    if kind == "producer":
+        _log.warning(
+            "topic %s has compression.type=producer, so a small record can unpack to any size; set it to uncompressed",
+            kafka.frames_topic,
+        )
+    elif kind != "uncompressed":
+        raise ConfigError(f"topic {kafka.frames_topic} has compression.type={kind}; set it to uncompressed")
 
 
 @contextmanager
@@ -160,21 +172,24 @@ def mapped_errors(kafka: KafkaSettings) -> Iterator[None]:
     try:
         yield
     except KafkaConfigurationError as error:
-        raise ConfigError(f"kafka: {_say(error)}") from error
+        raise ConfigError(f"kafka: {describe_error(error)}") from error
     except (TopicAuthorizationFailedError, GroupAuthorizationFailedError) as error:
-        raise BrokerUnavailableError(f"the broker {kafka.bootstrap_servers} denies it: {_say(error)}") from error
+        raise BrokerUnavailableError(
+            f"the broker {kafka.bootstrap_servers} denies it: {describe_error(error)}"
+        ) from error
     except UnknownTopicOrPartitionError as error:
-        raise BrokerUnavailableError(f"a topic is gone from the broker: {_say(error)}") from error
+        raise BrokerUnavailableError(f"a topic is gone from the broker: {describe_error(error)}") from error
     except KafkaTimeoutError as error:
         raise BrokerUnavailableError(
             f"no Kafka broker answers at {kafka.bootstrap_servers} within {kafka.bootstrap_timeout_ms / 1000:g} s; "
             "is it running, and is the address right?"
         ) from error
     except (KafkaError, IllegalStateError) as error:
-        raise BrokerUnavailableError(f"the broker {kafka.bootstrap_servers} failed: {_say(error)}") from error
+        raise BrokerUnavailableError(f"the broker {kafka.bootstrap_servers} failed: {describe_error(error)}") from error
 
 
-def _say(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
+    """Name a client's error and what it says, in one line of at most 200 characters and the name."""
     text = " ".join(str(error).split())[:200]
     name = type(error).__name__
     return text if text.startswith(name) else f"{name} {text}".strip()

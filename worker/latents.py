@@ -1,9 +1,8 @@
 """``worker embed`` and ``worker denoise``: the other two uses of an autoencoder."""
 
 import csv
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import cv2
@@ -11,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.clip import Clip
-from contract.errors import ConfigError, FootageError, FrameError
+from contract.errors import FootageError, FrameError
 from contract.frame import FrameLimits, decode_frame
 from contract.manifest import Manifest
 from contract.runtime import Autoencoder
 from contract.scoring import FloatArray, frames_to_images
+from contract.whole_folder import whole_folder
 from contract.window import ClipWindow
 
 _BATCH: Final = 16
@@ -43,7 +43,7 @@ def embed(autoencoder: Autoencoder, manifest: Manifest, clips: Sequence[Clip], o
         ConfigError: The folder is in use.
         FootageError: A frame cannot be decoded, or there is none.
     """
-    with _new_folder(out) as folder:
+    with whole_folder(out) as folder:
         rows: list[tuple[str, int]] = []
         latents: list[FloatArray] = []
         for places, images in _batches(manifest, clips, limits):
@@ -52,13 +52,12 @@ def embed(autoencoder: Autoencoder, manifest: Manifest, clips: Sequence[Clip], o
         if not rows:
             raise FootageError("the source gives no frame")
         everything = np.concatenate(latents)
-        np.save(folder.path / "latents.npy", everything)
-        with (folder.path / "frames.csv").open("w", newline="", encoding="utf-8") as file:
+        np.save(folder / "latents.npy", everything)
+        with (folder / "frames.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([("clip", "frame"), *rows])
         plane, shares = principal_components(everything.reshape(len(rows), -1))
         picture = _draw_plane(plane, shares, [clip for clip, _ in rows])
-        (folder.path / "latents.png").write_bytes(bytes(cv2.imencode(".png", picture)[1]))
-        folder.keep()
+        (folder / "latents.png").write_bytes(bytes(cv2.imencode(".png", picture)[1]))
     return len(rows)
 
 
@@ -74,19 +73,23 @@ def denoise(autoencoder: Autoencoder, manifest: Manifest, clips: Sequence[Clip],
     """
     channels = manifest.preprocessing.channels
     count = 0
-    with _new_folder(out) as folder:
+    with whole_folder(out) as folder:
         for places, images in _batches(manifest, clips, limits):
             pictures = autoencoder.decode(autoencoder.encode(images))[:, -channels:].transpose(0, 2, 3, 1)
             for (clip, index), picture in zip(places, pictures, strict=True):
-                target = folder.path / clip / f"{index:06d}.png"
-                target.parent.mkdir(exist_ok=True)
+                target = folder / _folder_of(clip) / f"{index:06d}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
                 levels = np.clip(np.rint(picture * 255), 0, 255).astype(np.uint8)
                 target.write_bytes(bytes(cv2.imencode(".png", levels)[1]))
                 count += 1
         if not count:
             raise FootageError("the source gives no frame")
-        folder.keep()
     return count
+
+
+def _folder_of(clip: str) -> PurePosixPath:
+    # A camera may be named "..", and what is written must stay within the folder.
+    return PurePosixPath(*(part if part.strip(".") else part.replace(".", "_") for part in clip.split("/")))
 
 
 def principal_components(rows: FloatArray) -> tuple[FloatArray, tuple[float, float]]:
@@ -157,32 +160,3 @@ def _write(
     picture: npt.NDArray[np.uint8], text: str, x: int, y: int, colour: tuple[int, int, int] = (60, 60, 60)
 ) -> None:
     cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, 1, cv2.LINE_AA)
-
-
-class _new_folder:  # noqa: N801 - reads as the verb it is
-    """A folder that appears whole when `keep` was called, and not at all otherwise.
-
-    Raises:
-        ConfigError: The folder exists and is not empty.
-    """
-
-    def __init__(self, out: Path) -> None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"--out {out} is in use; name a new or empty folder")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        self._out = out
-        self._parent = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
-        self.path = Path(self._parent.name) / "out"
-
-    def __enter__(self) -> "_new_folder":
-        self.path.mkdir(mode=0o755)
-        return self
-
-    def keep(self) -> None:
-        """Put the folder in place."""
-        if self._out.exists():
-            self._out.rmdir()
-        self.path.rename(self._out)
-
-    def __exit__(self, *_error: object) -> None:
-        self._parent.cleanup()

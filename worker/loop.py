@@ -5,24 +5,33 @@ confirmed. So a worker that dies is followed by one that does some frames again,
 """
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from kafka import TopicPartition
-from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
-from kafka.errors import CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError
+from kafka.errors import (
+    CommitFailedError,
+    IllegalGenerationError,
+    IllegalStateError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
 from kafka.structs import OffsetAndMetadata
 
 from contract.errors import FrameError
+from contract.steady_consumer import UnreadableRecordError
 from worker.engine import Engine, IncomingFrame, Outcome
 from worker.kafka_clients import mapped_errors
+from worker.partitions import Losses, Progress
 from worker.records import (
     UNKNOWN_CAMERA,
     OutgoingRecord,
+    UnreadableRecord,
     alert_record,
+    capture_delay_seconds,
+    capture_time_oddity,
     dead_letter_record,
     read_frame,
     score_record,
@@ -30,8 +39,9 @@ from worker.records import (
 from worker.settings import WorkerSettings
 from worker.telemetry import Metrics, Probes
 
-_IDLE_POLL_MS = 500
-_LAG_EVERY_SECONDS = 2.0
+_IDLE_POLL_MS: Final = 500
+_POSITION_MS: Final = 1_000
+_LAG_EVERY_SECONDS: Final = 2.0
 _log = logging.getLogger(__name__)
 
 Deliver = Callable[[Sequence[OutgoingRecord]], None]
@@ -39,7 +49,7 @@ Deliver = Callable[[Sequence[OutgoingRecord]], None]
 
 
 class Consumer(Protocol):
-    """What the loop needs of kafka-python's consumer."""
+    """What the loop needs of `SteadyConsumer`."""
 
     def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
         """Next records by partition; blocks up to the timeout."""
@@ -47,35 +57,23 @@ class Consumer(Protocol):
     def commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
         """Commit and wait."""
 
+    def committed(self, partition: TopicPartition) -> int | None:
+        """Committed offset; None where there is none."""
+
+    def position(self, partition: TopicPartition, timeout_ms: int) -> int | None:
+        """Offset of the next record; None where it is not known within the timeout."""
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Go on from another offset."""
+
     def assignment(self) -> set[TopicPartition]:
         """Partitions assigned."""
 
     def highwater(self, partition: TopicPartition) -> int | None:
         """Offset after the partition's last record, as last heard."""
 
-
-class Losses(AsyncConsumerRebalanceListener):  # type: ignore[misc]
-    """Notes the partitions that were taken away, for the loop to act on between batches; commits nothing itself."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lost: set[TopicPartition] = set()
-
-    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        """Note what is taken away."""
-        with self._lock:
-            self._lost |= set(revoked)
-
-    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        """Log what is given."""
-        if assigned:
-            _log.info("partitions assigned", extra={"partitions": sorted(tp.partition for tp in assigned)})
-
-    def take(self) -> set[TopicPartition]:
-        """The partitions lost since the last call."""
-        with self._lock:
-            lost, self._lost = self._lost, set()
-        return lost
+    def seconds_since_answer(self) -> float:
+        """Seconds since the broker last answered."""
 
 
 class WorkerLoop:
@@ -112,18 +110,13 @@ class WorkerLoop:
         self._losses = losses
         self._clock = clock
         self._stopping = threading.Event()
-        self._uncommitted: dict[TopicPartition, int] = {}
+        self._progress = Progress()
         self._committed_at = clock()
         self._lag_at = 0.0
 
     def stop(self) -> None:
         """Ask the loop to finish its batch, commit and return; safe in a signal handler."""
         self._stopping.set()
-
-    def stop_on_signals(self) -> None:
-        """Stop on SIGTERM and SIGINT."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stop())
 
     def run(self) -> None:
         """Turn until stopped; what is finished is committed before it returns.
@@ -141,11 +134,8 @@ class WorkerLoop:
     def _turn(self) -> None:
         self._probes.turn()
         records = self._gather()
-        lost = self._drop_lost()
-        # What was fetched of a partition lost since is another worker's to score and to commit.
-        records = [record for record in records if TopicPartition(record.topic, record.partition) not in lost]
-        self._probes.ready = bool(self._consumer.assignment())
-        self._metrics.partitions.set(len(self._consumer.assignment()))
+        self._begin_partitions(records)
+        self._tell_health()
         if records:
             self._work(records)
         if self._clock() - self._committed_at >= self._settings.batch.commit_interval_ms / 1000:
@@ -163,12 +153,61 @@ class WorkerLoop:
                 left_ms = _IDLE_POLL_MS if ends_at is None else round((ends_at - self._clock()) * 1000)
                 if ends_at is not None and left_ms <= 0:
                     break
-                polled = self._consumer.poll(timeout_ms=left_ms, max_records=batch.max_frames - len(records))
-                records += [record for part in polled.values() for record in part]
+                records += self._poll(left_ms, batch.max_frames - len(records))
+                records = self._drop_lost(records)
                 if not records:
                     break
                 ends_at = ends_at or self._clock() + batch.deadline_ms / 1000
         return records
+
+    def _poll(self, timeout_ms: int, max_records: int) -> list[Any]:
+        try:
+            polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=max_records)
+        except UnreadableRecordError as error:
+            return [UnreadableRecord(error.partition.topic, error.partition.partition, error.offset, str(error))]
+        return [record for part in polled.values() for record in part]
+
+    def _drop_lost(self, records: list[Any]) -> list[Any]:
+        """Forget the partitions lost lately and leave out what was fetched of them; one that came back begins anew.
+
+        What was fetched before the loss may have been done by another worker since, or not at all, so a partition that
+        came back is read again from what is committed.
+        """
+        lost = self._losses.take()
+        if not lost:
+            return records
+        self._progress.forget(lost)
+        self._engine.forget((tp.topic, tp.partition) for tp in lost)
+        self._metrics.forget_lag(tp.partition for tp in lost)
+        _log.info("partitions lost", extra={"partitions": sorted(tp.partition for tp in lost)})
+        for partition in lost & self._consumer.assignment():
+            dropped = [record.offset for record in records if _partition(record) == partition]
+            committed = self._consumer.committed(partition)
+            if committed is not None or dropped:
+                self._consumer.seek(partition, min(dropped) if committed is None else committed)
+        return [record for record in records if _partition(record) not in lost]
+
+    def _begin_partitions(self, records: list[Any]) -> None:
+        """Note where new partitions begin, to be committed: a restart must not begin them elsewhere."""
+        for partition in self._consumer.assignment() - self._progress.finished.keys():
+            fetched = [record.offset for record in records if _partition(record) == partition]
+            begins_at = min(fetched, default=None) if fetched else self._position(partition)
+            if begins_at is not None:
+                self._progress.begin(partition, begins_at)
+
+    def _position(self, partition: TopicPartition) -> int | None:
+        with mapped_errors(self._settings.kafka):
+            try:
+                return self._consumer.position(partition, timeout_ms=_POSITION_MS)
+            except IllegalStateError:
+                # It was lost a moment ago.
+                return None
+
+    def _tell_health(self) -> None:
+        assigned = self._consumer.assignment()
+        self._probes.ready = bool(assigned)
+        self._metrics.partitions.set(len(assigned))
+        self._probes.answered(self._consumer.seconds_since_answer())
 
     def _work(self, records: list[Any]) -> None:
         frames: list[IncomingFrame] = []
@@ -188,9 +227,13 @@ class WorkerLoop:
         letters += [(origin[id(outcome.frame)], outcome.error) for outcome in outcomes if outcome.error]
         with self._metrics.time_stage("publish"):
             self._deliver(self._outgoing(outcomes, letters))
-        self._count(outcomes, letters)
+        self._probes.answered()
+        for outcome in outcomes:
+            self._count(outcome, origin[id(outcome.frame)])
+        self._count_letters(letters)
+        self._metrics.batch_frames.observe(len(outcomes))
         for record in records:
-            self._uncommitted[TopicPartition(record.topic, record.partition)] = record.offset + 1
+            self._progress.finish(_partition(record), record.offset)
 
     def _outgoing(self, outcomes: Sequence[Outcome], letters: list[tuple[Any, FrameError]]) -> list[OutgoingRecord]:
         kafka = self._settings.kafka
@@ -201,55 +244,57 @@ class WorkerLoop:
             records += [score_record(outcome, self._engine.threshold, kafka.scores_topic) for outcome in scored]
         return records
 
-    def _count(self, outcomes: Sequence[Outcome], letters: list[tuple[Any, FrameError]]) -> None:
-        self._metrics.batch_frames.observe(len(outcomes))
+    def _count(self, outcome: Outcome, record: Any) -> None:  # noqa: ANN401
         now_ms = time.time() * 1000
-        for outcome in outcomes:
-            kind = "dead_letter" if outcome.error else "anomalous" if outcome.is_anomalous else "normal"
-            self._metrics.frames.labels(outcome.frame.camera_id, kind).inc()
-            self._metrics.delay_seconds.observe(max(0.0, (now_ms - outcome.frame.captured_at_ms) / 1000))
-            for alert in outcome.alerts:
-                self._metrics.alerts.labels(alert.type).inc()
-                _log.info(
-                    "alert",
-                    extra={
-                        "alert": alert.id, "type": alert.type, "camera": alert.subject,
-                        "partition": outcome.frame.partition, "offset": outcome.frame.offset,
-                        "score": round(alert.data.peak_score, 3), "severity": alert.data.severity,
-                    },
-                )  # fmt: skip
+        kind = "dead_letter" if outcome.error else "anomalous" if outcome.is_anomalous else "normal"
+        self._metrics.frames.labels(self._metrics.camera_label(outcome.frame.camera_id), kind).inc()
+        delay = capture_delay_seconds(outcome.frame.captured_at_ms, now_ms)
+        if delay is not None:
+            self._metrics.delay_seconds.observe(delay)
+        for oddity in (capture_time_oddity(record, now_ms), "trailing_bytes" if outcome.trailing_bytes else None):
+            if oddity is not None:
+                self._metrics.oddities.labels(oddity).inc()
+        for alert in outcome.alerts:
+            self._metrics.alerts.labels(alert.type).inc()
+            _log.info(
+                "alert",
+                extra={
+                    "alert": alert.id, "type": alert.type, "camera": alert.subject,
+                    "partition": outcome.frame.partition, "offset": outcome.frame.offset,
+                    "score": round(alert.data.peak_score, 3), "severity": alert.data.severity,
+                },
+            )  # fmt: skip
+
+    def _count_letters(self, letters: list[tuple[Any, FrameError]]) -> None:
         for record, error in letters:
             self._metrics.dead_letters.labels(error.reason).inc()
             where = {"partition": record.partition, "offset": record.offset, "reason": error.reason}
             _log.warning("dead letter: %s", error, extra=where)
 
-    def _drop_lost(self) -> set[TopicPartition]:
-        lost = self._losses.take() - self._consumer.assignment()
-        if lost:
-            for partition in lost:
-                self._uncommitted.pop(partition, None)
-            self._engine.forget((tp.topic, tp.partition) for tp in lost)
-            _log.info("partitions lost", extra={"partitions": sorted(tp.partition for tp in lost)})
-        return lost
-
     def _commit(self) -> None:
         self._committed_at = self._clock()
-        self._drop_lost()
-        if not self._uncommitted:
+        with mapped_errors(self._settings.kafka):
+            self._drop_lost([])
+        offsets = self._progress.uncommitted
+        if not offsets:
             return
-        offsets = {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in self._uncommitted.items()}
         with self._metrics.time_stage("commit"), mapped_errors(self._settings.kafka):
             try:
-                self._consumer.commit(offsets)
+                self._consumer.commit({tp: OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()})
             except (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError) as error:
                 # Another worker has the partitions; it does these frames again, under the same ids.
                 _log.warning("commit refused, the partitions are being moved: %s", type(error).__name__)
                 return
-        self._uncommitted.clear()
+        self._progress.commit(offsets)
+        self._probes.answered()
 
     def _measure_lag(self) -> None:
         self._lag_at = self._clock()
-        for partition, offset in self._uncommitted.items():
+        for partition, offset in self._progress.finished.items():
             end = self._consumer.highwater(partition)
             if end is not None:
                 self._metrics.lag.labels(str(partition.partition)).set(max(0, end - offset))
+
+
+def _partition(record: Any) -> TopicPartition:  # noqa: ANN401
+    return TopicPartition(record.topic, record.partition)

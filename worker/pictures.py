@@ -16,13 +16,17 @@ _QUALITY: Final = 80
 
 
 def snapshot(data: bytes, max_bytes: int) -> Picture | None:
-    """Make a small JPEG of a frame.
+    """Make a small JPEG of a frame; None where it would be too large or the decoder gives up.
 
     Args:
         data: The frame as it came, JPEG or PNG, checked before.
         max_bytes: Size of the JPEG above which there is none.
     """
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_BGR | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_BGR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        # The model's chain may have decoded it at a smaller scale; an alert without its picture is still an alert.
+        return None
     if pixels is None:
         return None
     share = min(1.0, _LONGEST_SIDE_PX / max(pixels.shape[:2]))

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from contract.clip import Clip
 from contract.errors import ConfigError, FootageError
 from contract.kafka_source import CAMERA_ID
-from worker.kafka_clients import deliver, open_producer, open_reader, require_topics
+from worker.delivery import Delivery
+from worker.kafka_clients import open_reader, require_topics
 from worker.records import CAPTURED_AT_HEADER, OutgoingRecord
 from worker.settings import KafkaSettings
 
@@ -56,7 +57,7 @@ def publish(
         require_topics(reader, [topic], kafka)
     finally:
         reader.close()
-    producer = open_producer(kafka, linger_ms=5)
+    delivery = Delivery(kafka, linger_ms=5)
     sent = 0
     try:
         waiting: list[OutgoingRecord] = []
@@ -74,14 +75,14 @@ def publish(
                     headers = [(CAPTURED_AT_HEADER, str(now_ms).encode())]
                     waiting.append(OutgoingRecord(topic, camera_id.encode(), frame.data, headers, now_ms))
                     if len(waiting) >= (_CONFIRM_EVERY if max_speed else 1):
-                        deliver(producer, waiting, kafka)
+                        delivery.send(waiting)
                         sent += len(waiting)
                         waiting = []
                         on_frame(sent)
-        deliver(producer, waiting, kafka)
+        delivery.send(waiting)
         sent += len(waiting)
     finally:
-        producer.close(timeout=10)
+        delivery.close(10)
     if not sent:
         raise FootageError("the source gives no frame")
     return sent

@@ -10,8 +10,15 @@ from worker.engine import IncomingFrame, Outcome
 from worker.settings import KafkaSettings
 
 CAPTURED_AT_HEADER: Final = "captured-at-ms"
+REASON_HEADER: Final = "framewatch-reason"
+_LEFT_OUT_HEADER: Final = "framewatch-value-left-out"
 _MAX_HEADERS: Final = 100
 _MAX_TIME_MS: Final = 253_402_300_799_000
+_MAX_TIME_DIGITS: Final = 15
+_YEAR_2000_MS: Final = 946_684_800_000
+_CLOCKS_DIFFER_MS: Final = 60_000
+_MAX_BARE_KEY_BYTES: Final = 1024
+_CONTENT_TYPE_HEADER: Final = ("content-type", CONTENT_TYPE.encode())
 UNKNOWN_CAMERA: Final = "unknown"
 
 
@@ -23,22 +30,46 @@ class OutgoingRecord(NamedTuple):
         key: Camera id, or the key as it came.
         value: The bytes.
         headers: Name and value.
-        timestamp_ms: Capture time, ms since 1970, or None for the time of sending.
+        timestamp_ms: Record timestamp, ms since 1970, or None for the time of sending. A capture time is none of ours
+            to send: a broker refuses those of the future and soon deletes those of long ago.
     """
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes]]
-    timestamp_ms: int | None
+    timestamp_ms: int | None = None
+
+
+class UnreadableRecord(NamedTuple):
+    """Stands in for a record that the client could not read; it has the fields of one, all of them empty.
+
+    Attributes:
+        topic: Topic.
+        partition: Partition.
+        offset: Offset.
+        cause: What the client said.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    cause: str
+    key: None = None
+    value: None = None
+    headers: tuple[()] = ()
+    timestamp: None = None
 
 
 def read_frame(record: Any) -> IncomingFrame:  # noqa: ANN401 - the client's record type has no public name
     """Read a consumed record as a frame; only the key's form is judged here.
 
     Raises:
-        FrameError: The key is missing or no camera id (``bad_camera_id``), or there are too many headers.
+        FrameError: The key is missing or no camera id (``bad_camera_id``), there are too many headers, or the client
+            could not read the record (``unreadable_record``).
     """
+    if isinstance(record, UnreadableRecord):
+        raise FrameError("unreadable_record", record.cause)
     key = record.key
     try:
         camera_id = key.decode() if key is not None else ""
@@ -55,16 +86,50 @@ def read_frame(record: Any) -> IncomingFrame:  # noqa: ANN401 - the client's rec
 
 def _captured_at_ms(record: Any) -> int:  # noqa: ANN401
     for name, value in record.headers:
-        if name == CAPTURED_AT_HEADER and value is not None and len(value) <= 15 and value.isdigit():
+        if name == CAPTURED_AT_HEADER and value is not None and len(value) <= _MAX_TIME_DIGITS and value.isdigit():
             return min(int(value), _MAX_TIME_MS)
     return min(max(record.timestamp or 0, 0), _MAX_TIME_MS)
 
 
+def capture_time_oddity(record: Any, now_ms: float) -> str | None:  # noqa: ANN401
+    """Say what is odd about a record's capture time; None where nothing is.
+
+    Args:
+        record: As consumed.
+        now_ms: The clock, ms since 1970; a minute beyond it is not odd yet.
+
+    Returns:
+        ``capture_time_absent``, ``capture_time_negative``, ``capture_time_implausible`` (no number, or before the year
+        2000), ``capture_time_future``, or None.
+    """
+    stated = next((value or b"" for name, value in record.headers if name == CAPTURED_AT_HEADER), None)
+    if stated is None and (record.timestamp is None or record.timestamp < 0):
+        return "capture_time_absent"
+    if stated is not None and not stated.isdigit():
+        return "capture_time_negative" if stated[:1] == b"-" and stated[1:].isdigit() else "capture_time_implausible"
+    if stated is not None and len(stated) > _MAX_TIME_DIGITS:
+        return "capture_time_implausible"
+    captured_ms = _captured_at_ms(record)
+    if captured_ms > now_ms + _CLOCKS_DIFFER_MS:
+        return "capture_time_future"
+    return None if captured_ms >= _YEAR_2000_MS else "capture_time_implausible"
+
+
+def capture_delay_seconds(captured_at_ms: int, now_ms: float) -> float | None:
+    """Time since capture; None where the capture time cannot be true.
+
+    Args:
+        captured_at_ms: Capture time, ms since 1970.
+        now_ms: The clock, ms since 1970; a capture time up to a minute beyond it is a delay of 0.
+    """
+    if not _YEAR_2000_MS <= captured_at_ms <= now_ms + _CLOCKS_DIFFER_MS:
+        return None
+    return max(0.0, now_ms - captured_at_ms) / 1000
+
+
 def alert_record(alert: Alert, kafka: KafkaSettings) -> OutgoingRecord:
     """The record of an alert, keyed by camera."""
-    headers = [("content-type", CONTENT_TYPE.encode())]
-    stamp = round(alert.time.timestamp() * 1000)
-    return OutgoingRecord(kafka.alerts_topic, alert.subject.encode(), alert.to_json(), headers, stamp)
+    return OutgoingRecord(kafka.alerts_topic, alert.subject.encode(), alert.to_json(), [_CONTENT_TYPE_HEADER])
 
 
 def score_record(outcome: Outcome, threshold: float, topic: str) -> OutgoingRecord:
@@ -80,19 +145,51 @@ def score_record(outcome: Outcome, threshold: float, topic: str) -> OutgoingReco
         "threshold": threshold,
         "is_anomalous": outcome.is_anomalous,
     }
-    return OutgoingRecord(topic, frame.camera_id.encode(), json.dumps(value).encode(), [], frame.captured_at_ms)
+    return OutgoingRecord(topic, frame.camera_id.encode(), json.dumps(value).encode(), [])
 
 
 def dead_letter_record(record: Any, error: FrameError, topic: str) -> OutgoingRecord:  # noqa: ANN401
-    """The record as it came, with headers that say why it could not be scored and where it stood."""
+    """The record as it came, with headers that say why it could not be scored and where it stood.
+
+    A producer can send neither a header without a value nor a record with neither key nor value: such a header becomes
+    an empty one that ``framewatch-null-headers`` names, such a value an empty one beside ``framewatch-null-value``.
+    """
     kept = [(name, value) for name, value in record.headers[:_MAX_HEADERS] if not name.startswith("framewatch-")]
     why = {
-        "framewatch-reason": error.reason,
+        REASON_HEADER: error.reason,
         "framewatch-error": str(error)[:500],
         "framewatch-topic": record.topic,
         "framewatch-partition": str(record.partition),
         "framewatch-offset": str(record.offset),
         "framewatch-headers-left-out": str(max(0, len(record.headers) - _MAX_HEADERS)),
     }
-    headers = kept + [(name, text.encode()) for name, text in why.items()]
-    return OutgoingRecord(topic, record.key, record.value, headers, max(record.timestamp or 0, 0))
+    if record.timestamp is not None:
+        why["framewatch-timestamp-ms"] = str(record.timestamp)
+    null_names = [name for name, value in kept if value is None]
+    if null_names:
+        why["framewatch-null-headers"] = ",".join(null_names)[:500]
+    value = record.value
+    if record.key is None and value is None:
+        why["framewatch-null-value"], value = "true", b""
+    headers = [(name, value or b"") for name, value in kept] + [(name, text.encode()) for name, text in why.items()]
+    return OutgoingRecord(topic, record.key, value, headers)
+
+
+def without_bulk(record: OutgoingRecord) -> OutgoingRecord | None:
+    """The record without what can make it too large to send; None where nothing can be left out.
+
+    An alert goes without its pictures. A dead letter goes without its value, its own headers and a key of more than
+    1 KiB; ``framewatch-value-left-out`` tells the value's size in bytes.
+    """
+    if _CONTENT_TYPE_HEADER in record.headers and record.value is not None:
+        alert = Alert.model_validate_json(record.value)
+        data = alert.data.model_copy(update={"heat_map": None, "snapshot": None})
+        value = alert.model_copy(update={"data": data}).to_json()
+        return record._replace(value=value) if value != record.value else None
+    names = {name for name, _ in record.headers}
+    if REASON_HEADER not in names or _LEFT_OUT_HEADER in names:
+        return None
+    headers = [(name, value) for name, value in record.headers if name.startswith("framewatch-")]
+    headers.append((_LEFT_OUT_HEADER, str(len(record.value or b"")).encode()))
+    key = record.key if len(record.key or b"") <= _MAX_BARE_KEY_BYTES else None
+    return record._replace(key=key, value=b"", headers=headers)

@@ -1,14 +1,18 @@
 """``worker run``: wires real clients to the loop."""
 
 import logging
+from collections.abc import Mapping
 
 from contract.manifest import open_bundle
 from contract.runtime import Detector
+from worker.delivery import Delivery
 from worker.engine import Engine
-from worker.kafka_clients import deliver, mapped_errors, open_consumer, open_producer, require_topics
-from worker.loop import Losses, WorkerLoop
+from worker.kafka_clients import mapped_errors, open_consumer, require_topics, require_uncompressed
+from worker.loop import WorkerLoop
+from worker.partitions import Losses
 from worker.settings import WorkerSettings
-from worker.telemetry import Metrics, Probes, TelemetryServer
+from worker.stopping import StopSignals
+from worker.telemetry import Metrics, Probes, SilenceWatch, TelemetryServer
 
 _CLOSE_SECONDS = 10.0
 _log = logging.getLogger(__name__)
@@ -32,44 +36,45 @@ def run_worker(settings: WorkerSettings) -> None:
     engine = Engine(
         detector,
         threshold=settings.threshold,
-        event_rule=settings.event_rule,
+        event_rule=settings.event_rule.over(bundle.manifest.event_rule),
         limits=settings.limits,
         picture_max_bytes=settings.picture_max_bytes,
+        max_cameras=settings.max_cameras,
         on_stage=metrics.begin_stage,
     )
     name = bundle.reference
-    metrics.bundle.info(
-        {"name": name.name, "version": name.version, "digest": name.digest, "provider": detector.provider}
-    )
-    kafka = settings.kafka
+    about = {"name": name.name, "version": name.version, "digest": name.digest, "provider": detector.provider}
+    metrics.bundle.info(about)
     with TelemetryServer(settings.http, metrics, probes) as server:
-        consumer = open_consumer(kafka)
+        where = {"provider": detector.provider, "bundle": f"{name.name} {name.version}", "http_port": server.port}
+        _run_loop(engine, settings, metrics, probes, where)
+
+
+def _run_loop(
+    engine: Engine, settings: WorkerSettings, metrics: Metrics, probes: Probes, where: Mapping[str, object]
+) -> None:
+    kafka = settings.kafka
+    closing_seconds = _CLOSE_SECONDS
+    consumer = open_consumer(kafka)
+    try:
+        require_topics(consumer, kafka.topics, kafka)
+        require_uncompressed(kafka)
+        delivery = Delivery(kafka)
         try:
-            require_topics(consumer, kafka.topics, kafka)
-            producer = open_producer(kafka)
-            try:
-                losses = Losses()
-                with mapped_errors(kafka):
-                    consumer.subscribe([kafka.frames_topic], listener=losses)
-                loop = WorkerLoop(
-                    consumer,
-                    lambda records: deliver(producer, records, kafka),
-                    engine,
-                    settings,
-                    metrics,
-                    probes,
-                    losses,
-                )
-                loop.stop_on_signals()
-                where = {
-                    "provider": detector.provider,
-                    "bundle": f"{name.name} {name.version}",
-                    "http_port": server.port,
-                }
+            losses = Losses()
+            with mapped_errors(kafka):
+                consumer.subscribe([kafka.frames_topic], listener=losses)
+            loop = WorkerLoop(consumer, delivery.send, engine, settings, metrics, probes, losses)
+            probes.answered()
+            with StopSignals(loop.stop, settings.stop_seconds) as signals, SilenceWatch(probes):
                 _log.info("running", extra={**where, "topic": kafka.frames_topic, "group": kafka.group_id})
-                loop.run()
-            finally:
-                producer.close(timeout=_CLOSE_SECONDS)
+                try:
+                    loop.run()
+                finally:
+                    # Two clients are closed in what is left.
+                    closing_seconds = signals.seconds_left(2 * _CLOSE_SECONDS) / 2
         finally:
-            probes.ready = False
-            consumer.close(autocommit=False, timeout_ms=round(_CLOSE_SECONDS * 1000))
+            delivery.close(closing_seconds)
+    finally:
+        probes.ready = False
+        consumer.close(autocommit=False, timeout_ms=round(closing_seconds * 1000))

@@ -2,14 +2,17 @@
 
 import csv
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, NamedTuple
 
 from contract.alert import Alert
-from contract.clip import Clip
+from contract.clip import Clip, require_end
 from contract.errors import ConfigError, FootageError
 from contract.frame import FrameLimits
+from contract.kafka_source import CAMERA_ID
 from worker.engine import BatchScorer, Engine, IncomingFrame
 
 COLUMNS = ("camera_id", "clip", "frame", "captured_at_ms", "anomaly_score", "threshold", "is_anomalous")
@@ -25,6 +28,35 @@ class ScoreRow(NamedTuple):
     anomaly_score: float
     threshold: float
     is_anomalous: int
+
+
+def check_request(clips: Sequence[Clip], *, camera_id: str | None, out: Path, events: Path | None) -> None:
+    """Refuse, before any work, what `score_clips` and `write_scores` could not finish.
+
+    Raises:
+        ConfigError: The camera id is none, a clip has no end, or a path is a folder, lies in none, is no regular file
+            or is named twice.
+    """
+    if camera_id is not None and not CAMERA_ID.fullmatch(camera_id):
+        raise ConfigError(f"--camera-id {camera_id!r} is not 1 to 128 of A-Z a-z 0-9 . _ -")
+    for path in (out, events):
+        if path is not None:
+            _check_file(path)
+    if events is not None and (events.resolve() == out.resolve() or _are_one_file(events, out)):
+        raise ConfigError(f"--events {events} is the file of --out too; name another")
+    require_end(clips)
+
+
+def _check_file(path: Path) -> None:
+    dangling = path.is_symlink() and not path.exists()
+    if dangling or (path.exists() and not path.is_dir() and not path.is_file()):
+        raise ConfigError(f"{path} is no regular file; name a new one")
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        raise ConfigError(f"{path} is a folder or its folder is missing; name a file in a folder that exists")
+
+
+def _are_one_file(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def score_clips(
@@ -71,33 +103,37 @@ def write_scores(rows: Iterator[ScoreRow | Alert], out: Path, events: Path | Non
     """Write ``scores.csv``, and alerts as JSON lines where asked; whole or not at all.
 
     Returns:
-        The number of rows, and the alerts that end events.
-
-    Raises:
-        ConfigError: A path is a folder or its folder is missing.
+        The number of rows, and the alerts that end events, without their pictures.
     """
-    for path in (out, events):
-        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
-            raise ConfigError(f"{path} is a folder or its folder is missing; name a file in a folder that exists")
-    part = out.with_name(out.name + ".part")
-    count, alerts = 0, []
-    try:
+    count, ended = 0, []
+    with ExitStack() as stack:
+        # Left in the other order, so that scores stand only where their alerts do.
+        file = stack.enter_context(_whole_file(out))
+        alerts = stack.enter_context(_whole_file(events)) if events is not None else None
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows:
+            if not isinstance(row, Alert):
+                writer.writerow(row)
+                count += 1
+                continue
+            if alerts is not None:
+                alerts.write(json.dumps(row.model_dump(mode="json")) + "\n")
+            if row.type.endswith("ended.v1"):
+                data = row.data.model_copy(update={"heat_map": None, "snapshot": None})
+                ended.append(row.model_copy(update={"data": data}))
+    return count, ended
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[IO[str]]:
+    """Give a text file to write, which takes its place when the block ends without an error."""
+    path = path.resolve()
+    with tempfile.TemporaryDirectory(prefix=".framewatch-", dir=path.parent) as folder:
+        part = Path(folder) / "part"
         with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for row in rows:
-                if isinstance(row, Alert):
-                    alerts.append(row)
-                else:
-                    writer.writerow(row)
-                    count += 1
-        if events is not None:
-            lines = [json.dumps(_plain(alert)) + "\n" for alert in alerts]
-            events.write_text("".join(lines), encoding="utf-8")
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
-    return count, [alert for alert in alerts if alert.type.endswith("ended.v1")]
+            yield file
+        part.replace(path)
 
 
 def _score_batch(engine: Engine, clip: Clip, frames: list[IncomingFrame]) -> Iterator[ScoreRow | Alert]:
@@ -116,7 +152,3 @@ def _score_batch(engine: Engine, clip: Clip, frames: list[IncomingFrame]) -> Ite
 
 def _as_camera_id(name: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)[:128] or "camera"
-
-
-def _plain(alert: Alert) -> dict[str, Any]:
-    return alert.model_dump(mode="json")

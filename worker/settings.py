@@ -5,13 +5,14 @@ import stat
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from contract.event import EventRule
 from contract.frame import FrameLimits
 from contract.runtime import Provider
 from contract.settings import FrozenModel, Settings
 
+_MAX_PORT = 65_535
 _ADDRESS = r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}"
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 
@@ -85,6 +86,21 @@ class KafkaSettings(FrozenModel):
 
     sasl_password_file: Path | None = None
     """File that holds the password, readable by its owner alone."""
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _has_ports(cls, servers: str) -> str:
+        for address in servers.split(","):
+            if not 1 <= int(address.rpartition(":")[2]) <= _MAX_PORT:
+                raise ValueError(f"the port of {address} is not 1 to {_MAX_PORT}")
+        return servers
+
+    @field_validator("ssl_cafile")
+    @classmethod
+    def _is_there(cls, file: Path | None) -> Path | None:
+        if file is not None and not file.is_file():
+            raise ValueError(f"there is no file {file}")
+        return file
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -166,6 +182,26 @@ class HttpSettings(FrozenModel):
         return self
 
 
+class EventRuleChanges(FrozenModel):
+    """What differs from the bundle's rule for events; a field that is not set is the bundle's."""
+
+    min_frames: int | None = Field(default=None, ge=1, le=10_000)
+    """Consecutive anomalous frames from which an event starts."""
+
+    gap_frames: int | None = Field(default=None, ge=0, le=100_000)
+    """Frames below the release threshold that an event outlasts."""
+
+    update_rise: float | None = Field(default=None, gt=0, le=100)
+    """Rise of the peak score, since it was last told, that is worth an update."""
+
+    update_frames: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Frames that must pass between two updates."""
+
+    def over(self, rule: EventRule) -> EventRule:
+        """The bundle's rule with these changes."""
+        return EventRule(**{**rule.model_dump(), **self.model_dump(exclude_none=True)})
+
+
 class WorkerSettings(Settings):
     """What ``worker run`` does."""
 
@@ -181,8 +217,15 @@ class WorkerSettings(Settings):
     threshold: float | None = Field(default=None, gt=-100, lt=100)
     """Score from which a frame is anomalous; the bundle's where not set."""
 
-    event_rule: EventRule | None = None
-    """How scores become events; the bundle's where not set."""
+    event_rule: EventRuleChanges = EventRuleChanges()
+    """How scores become events, where it is to differ from the bundle's rule."""
+
+    max_cameras: int = Field(default=4096, ge=1, le=1_000_000)
+    """Cameras followed at once; the one idle longest without an event is forgotten for a new one."""
+
+    stop_seconds: float = Field(default=20, ge=1, le=3600)
+    """Time from SIGTERM to the end of the process, whatever the broker does, seconds; less than the platform's grace
+    time."""
 
     picture_max_bytes: int = Field(default=192 * 1024, ge=0, le=4 * 2**20)
     """Size up to which a snapshot or heat map travels in an alert, bytes."""

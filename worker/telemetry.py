@@ -2,13 +2,15 @@
 
 /metrics  Prometheus text format
 /livez    200 while the loop turns, 503 once it has not for longer than a batch may take
-/readyz   200 while partitions are assigned and the broker answers, 503 otherwise
+/readyz   200 while partitions are assigned and the broker answered in the last 20 s, 503 otherwise
 """
 
+import contextlib
+import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from socketserver import ThreadingMixIn
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -18,7 +20,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from contract.errors import ConfigError
 from worker.settings import HttpSettings
 
+_log = logging.getLogger(__name__)
 _STAGE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+# One time series a camera and outcome; keys are the senders' to choose.
+_MAX_CAMERA_LABELS: Final = 512
+_MAX_SILENCE_SECONDS: Final = 20.0
+_LOOK_EVERY_SECONDS: Final = 1.0
 _DELAY_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300)
 
 
@@ -51,12 +58,30 @@ class Metrics:
         self.lag = Gauge(
             "framewatch_lag_frames", "Frames on the topic behind the last scored", ["partition"], registry=self.registry
         )
+        self.oddities = Counter(
+            "framewatch_frame_oddities", "Frames scored or rejected although odd", ["kind"], registry=self.registry
+        )
         self.partitions = Gauge("framewatch_assigned_partitions", "Partitions assigned", registry=self.registry)
         self.bundle = Info("framewatch_bundle", "Bundle and provider in use", registry=self.registry)
         self._stage = ""
         self._stage_began = 0.0
+        self._cameras: set[str] = set()
 
-    @contextmanager
+    def camera_label(self, camera_id: str) -> str:
+        """The camera's id for the first 512 cameras, ``other`` for those after."""
+        if camera_id not in self._cameras:
+            if len(self._cameras) >= _MAX_CAMERA_LABELS:
+                return "other"
+            self._cameras.add(camera_id)
+        return camera_id
+
+    def forget_lag(self, partitions: Iterable[int]) -> None:
+        """Report no lag of partitions that were lost."""
+        for number in partitions:
+            with contextlib.suppress(KeyError):
+                self.lag.remove(str(number))
+
+    @contextlib.contextmanager
     def time_stage(self, stage: str) -> Iterator[None]:
         """Time a stage of one batch."""
         with self.stage_seconds.labels(stage).time():
@@ -76,22 +101,66 @@ class Probes:
     Args:
         max_turn_seconds: Time the loop may take for one turn and still be called alive.
         clock: Monotonic seconds.
+
+    Attributes:
+        ready: Whether partitions are assigned.
     """
 
     def __init__(self, max_turn_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_turn_seconds = max_turn_seconds
         self._clock = clock
-        self._turned_at = clock()
+        self._turned_at = self._answered_at = clock()
         self.ready = False
 
     def turn(self) -> None:
         """Say that the loop turns."""
         self._turned_at = self._clock()
 
+    def answered(self, seconds_ago: float = 0.0) -> None:
+        """Say when the broker last answered; what was said of a later time holds."""
+        self._answered_at = max(self._answered_at, self._clock() - seconds_ago)
+
+    @property
+    def silent(self) -> bool:
+        """Whether the broker has not answered for 20 s."""
+        return self._clock() - self._answered_at >= _MAX_SILENCE_SECONDS
+
     @property
     def live(self) -> bool:
         """Whether the loop turned lately."""
         return self._clock() - self._turned_at < self._max_turn_seconds
+
+
+class SilenceWatch:
+    """Logs that the broker does not answer, and that it does again; a context manager with a thread of its own.
+
+    The loop cannot say it, for it may be what waits for the broker.
+
+    Args:
+        probes: Told of each answer.
+    """
+
+    def __init__(self, probes: Probes) -> None:
+        self._probes = probes
+        self._was_silent = False
+        self._ended = threading.Event()
+
+    def look(self) -> None:
+        """Log a change since the last look, once."""
+        if self._probes.silent != self._was_silent:
+            self._was_silent = not self._was_silent
+            _log.warning("the broker does not answer" if self._was_silent else "the broker answers again")
+
+    def __enter__(self) -> "SilenceWatch":
+        threading.Thread(target=self._watch, name="silence", daemon=True).start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_LOOK_EVERY_SECONDS):
+            self.look()
 
 
 class TelemetryServer:
@@ -106,8 +175,9 @@ class TelemetryServer:
         self._probes = probes
         self._server: WSGIServer | None = None
         if http.enabled:
+            kind = _Server6 if ":" in http.host else _Server
             try:
-                self._server = make_server(http.host, http.port, self._answer, _Server, _QuietHandler)
+                self._server = make_server(http.host, http.port, self._answer, kind, _QuietHandler)
             except OSError as error:
                 raise ConfigError(
                     f"http: cannot listen on {http.host}:{http.port}: {error.strerror}; choose another http.port, "
@@ -133,7 +203,7 @@ class TelemetryServer:
         path = environ.get("PATH_INFO")
         if path == "/metrics":
             return self._metrics_app(environ, start_response)  # type: ignore[no-any-return]
-        answers = {"/livez": self._probes.live, "/readyz": self._probes.ready}
+        answers = {"/livez": self._probes.live, "/readyz": self._probes.ready and not self._probes.silent}
         if path not in answers:
             start_response("404 Not Found", [("Content-Type", "text/plain")])
             return [b"/metrics /livez /readyz\n"]
@@ -145,6 +215,14 @@ class TelemetryServer:
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     allow_reuse_address = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002
+        """Say it in a debug line: a client that hangs up or says nothing is no fault of ours, and no traceback."""
+        _log.debug("request of %s failed", client_address, exc_info=True)
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _QuietHandler(WSGIRequestHandler):

@@ -46,10 +46,10 @@ def test_all_alerts_of_an_event_share_its_id_and_differ_in_theirs(alerts):
     assert all(alert.id.startswith(alert.data.event_id) for alert in first)
 
 
-def test_an_event_id_depends_on_place_model_and_camera_alone():
-    base = ("frames", 0, 5, "door", "sha256:" + "0" * 64)
+def test_an_event_id_depends_on_place_model_camera_and_rule_alone():
+    base = ("frames", 0, 5, "door", "sha256:" + "0" * 64, "1-00000000")
     assert make_event_id(*base) == make_event_id(*base)
-    for place, other in enumerate(("frames2", 1, 6, "yard", "sha256:" + "1" * 64)):
+    for place, other in enumerate(("frames2", 1, 6, "yard", "sha256:" + "1" * 64, "1-00000001")):
         changed = list(base)
         changed[place] = other
         assert make_event_id(*changed) != make_event_id(*base)

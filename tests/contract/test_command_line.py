@@ -98,12 +98,35 @@ def test_ctrl_c_ends_with_130(error, capsys):
     assert capsys.readouterr().err.lstrip("\n") == "program: interrupted\n"
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG])
 def test_what_cannot_be_written_is_a_failure_that_names_the_file(number, capsys):
     assert ended(raising(OSError(number, "why not", "/full/out.csv"))) == 1
-    assert capsys.readouterr().err == "program: cannot write: /full/out.csv: why not\n"
+    assert capsys.readouterr().err == "program: cannot write /full/out.csv: why not\n"
     assert ended(raising(OSError(number, "why not"))) == 1
-    assert capsys.readouterr().err == "program: cannot write: why not\n"
+    assert capsys.readouterr().err == "program: cannot write a file: why not\n"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_file_that_is_not_ours_is_a_failure_whether_it_is_read_or_written(number, capsys):
+    assert ended(raising(OSError(number, "why not", "/root/in.csv"))) == 1
+    assert capsys.readouterr().err == "program: cannot use /root/in.csv: why not\n"
+
+
+MISTAKEN = [errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP]
+
+
+@pytest.mark.parametrize("number", MISTAKEN)
+def test_a_path_that_cannot_be_is_a_mistake_that_names_it(number, capsys):
+    assert ended(raising(OSError(number, "why not", "a/b"))) == 2
+    assert capsys.readouterr().err == "program: a/b: why not\n"
+    assert ended(raising(OSError(number, "why not", b"a\xe9"))) == 2
+    assert capsys.readouterr().err == "program: a\\xe9: why not\n"
+
+
+@pytest.mark.parametrize("number", MISTAKEN)
+def test_a_file_error_that_names_no_file_is_a_defect(number):
+    with pytest.raises(OSError, match="why not"):
+        ended(raising(OSError(number, "why not")))
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("defect"), KeyError("defect"), OSError(errno.EBADF, "defect")])
@@ -118,7 +141,7 @@ def test_a_disk_that_is_full_is_said_in_one_line(capsys):
             file.write("x" * 100_000)
 
     assert ended(write) == 1
-    assert capsys.readouterr().err == "program: cannot write: No space left on device\n"
+    assert capsys.readouterr().err == "program: cannot write a file: No space left on device\n"
 
 
 def test_a_reader_that_goes_away_is_no_failure():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from contract.event import EventRule, EventTracker
+from contract.event import EventRule, EventTracker, rule_version
 from tests.contract.test_scoring import RULE, told
 
 
@@ -62,3 +62,15 @@ def test_an_event_that_never_started_is_pending_and_leaves_nothing():
 def test_a_rule_out_of_bounds_is_refused(field, value):
     with pytest.raises(ValidationError):
         EventRule(**{field: value})
+
+
+def test_a_rule_s_version_is_the_same_for_the_same_rule_and_thresholds_alone():
+    assert rule_version(EventRule(), 5.0, 3.0) == rule_version(EventRule(), 5.0, 3.0)
+    others = [
+        rule_version(EventRule(), 5.0, 3.0),
+        rule_version(EventRule(), 5.5, 3.0),
+        rule_version(EventRule(), 5.0, 3.5),
+        *(rule_version(EventRule(**{field: 77}), 5.0, 3.0) for field in EventRule.model_fields),
+    ]
+    assert len(set(others)) == len(others)
+    assert all(len(version) == 10 and version.startswith("1-") for version in others)

@@ -1,8 +1,12 @@
 import struct
 import subprocess
 import sys
+import time
 import zlib
 
+import contract  # noqa: F401 - first: OpenCV reads the limit that this sets when it is imported
+
+# isort: split
 import cv2
 import numpy as np
 import pytest
@@ -51,6 +55,23 @@ def many_scans(count):
     return JPEG[: JPEG.index(b"\xff\xda")] + scan * count + b"\xff\xd9"
 
 
+def segment(marker, body=b""):
+    return b"\xff" + bytes([marker]) + struct.pack(">H", 2 + len(body)) + body
+
+
+def frame_header(side):
+    return segment(0xC0, b"\x08" + struct.pack(">HH", side, side) + b"\x01\x01\x11\x00")
+
+
+def before_scan(inserted, data=JPEG):
+    at = data.index(b"\xff\xda")
+    return data[:at] + inserted + data[at:]
+
+
+def after_scan(inserted):
+    return JPEG[:-2] + inserted + JPEG[-2:]
+
+
 BAD = [
     (b"", "empty"),
     (b"\xff", "not_jpeg_or_png"),
@@ -76,6 +97,14 @@ BAD = [
     (b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(50), "not_jpeg_or_png"),
     (b"\x00\x00\x00\x20ftypavif" + bytes(50), "not_jpeg_or_png"),
     (b"\xff\xd8\xff\xe0\x00\x02\xff\xd9", "malformed"),
+    (before_scan(frame_header(64), jpeg_declaring(60000, 60000)), "malformed"),
+    (after_scan(frame_header(64)), "malformed"),
+    (JPEG[:2] + segment(0xDA, bytes(6)) + JPEG[2:], "malformed"),
+    (before_scan(b"\xff\xd8"), "malformed"),
+    (after_scan(b"\xff\xd8"), "malformed"),
+    (after_scan(JPEG), "malformed"),
+    (before_scan(segment(0xFE) * 2001), "malformed"),
+    (before_scan(b"\xff\x01" * 2001), "malformed"),
 ]
 
 
@@ -98,6 +127,31 @@ def test_a_bomb_is_refused_before_a_pixel_is_allocated():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 20_000  # KiB
+
+
+def test_many_tiny_markers_cost_no_time():
+    began = time.perf_counter()
+    for marker in (b"\xff\x01", b"\xff\xfe\x00\x02", b"\xff\xd0", b"\xff\x00", b"\xff\xff"):
+        with pytest.raises(FrameError):
+            read_frame_header(JPEG[:2] + marker * (8 * 2**20 // len(marker) - 1), LIMITS)
+    assert time.perf_counter() - began < 2
+
+
+def test_a_comment_or_two_thousand_are_no_fault():
+    assert read_frame_header(before_scan(segment(0xFE) * 1900), LIMITS).height == 240
+
+
+def test_opencv_was_told_the_limit_before_it_was_imported():
+    code = "from tests.contract.test_frame import *; cv2.imdecode(np.frombuffer(png_bomb(20000), np.uint8), 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "CV_IO_MAX_IMAGE_PIXELS" in done.stderr
+
+
+def test_a_header_read_before_is_not_read_again():
+    header = read_frame_header(JPEG + b"tail", LIMITS)
+    assert header.trailing_bytes == 4
+    frame = decode_frame(JPEG + b"tail", GREY, LIMITS, header=header)
+    assert np.array_equal(frame, decode_frame(JPEG, GREY, LIMITS))
 
 
 @pytest.mark.parametrize("data", [JPEG, PNG], ids=["jpeg", "png"])

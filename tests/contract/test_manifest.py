@@ -113,6 +113,12 @@ TAMPERED = {
     "pipe in place of a graph": (put_a_fifo, "no regular file"),
     "file above": (lambda b: list_a_file_outside(b, "../outside.bin"), "not a plain file name"),
     "file at the root": (lambda b: list_a_file_outside(b, str(b.parent / "outside.bin")), "not a plain file name"),
+    "NUL in a name": (lambda b: list_a_file_outside(b, "a\0b"), "not a plain file name"),
+    "surrogate in a name": (lambda b: list_a_file_outside(b, "a\ud800"), "Invalid JSON"),
+    "end of line in a name": (lambda b: list_a_file_outside(b, "a\nb"), "not a plain file name"),
+    "empty name": (lambda b: list_a_file_outside(b, ""), "not a plain file name"),
+    "dots for a name": (lambda b: list_a_file_outside(b, ".."), "no regular file"),
+    "long name": (lambda b: list_a_file_outside(b, "n" * 300), "missing"),
     "manifest cut": (lambda b: os.truncate(b / "manifest.json", 200), "is not JSON"),
     "manifest empty": (lambda b: os.truncate(b / "manifest.json", 0), "is not JSON"),
     "manifest not UTF-8": (lambda b: (b / "manifest.json").write_bytes(b'{"a": "\xff"}'), "is not JSON"),
@@ -141,6 +147,25 @@ def test_a_tampered_bundle_is_refused_with_its_cause(bundle, spoil, word):
     with pytest.raises(BundleError, match=word) as caught:
         open_bundle(bundle)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "encoder.onnx"])
+def test_a_bundle_that_may_not_be_read_is_refused_and_its_file_named(bundle, monkeypatch, name):
+    read = Path.read_bytes
+
+    def denied(path):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(BundleError, match=rf"{name}: Permission denied"):
+        open_bundle(bundle)
+
+
+def test_a_bundle_whose_path_cannot_be_is_refused(tmp_path):
+    with pytest.raises(BundleError, match="too long"):
+        open_bundle(tmp_path / ("n" * 300))
 
 
 def other_rank(model):

@@ -98,6 +98,8 @@ def test_an_empty_file_is_no_settings(tmp_path, text):
         ("a: !!python/object/apply:os.mkdir [code-ran]", "not YAML"),
         ("rate: 2001-99-99", "not YAML"),
         ("rate: !!int x", "not YAML"),
+        ("rate: !!bool x", "not YAML"),
+        ("rate: !!timestamp x", "not YAML"),
         ("[" * 20_000, "not YAML"),
         ("a: \x00", "not YAML"),
         (b"folder: \xff\xfe\xfd", "not UTF-8"),
@@ -151,6 +153,56 @@ def test_a_secret_is_never_repeated(tmp_path, monkeypatch):
     assert "hunter2" not in str(caught.value)
     monkeypatch.setenv("FRAMEWATCH_BROKER__PASSWORD", "hunter2hunter2")
     assert "hunter2" not in repr(load_settings(Example, flags={"folder": "x"}, environment=True))
+
+
+SECRET = "hunter2hunter2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"rate: 1\nbroker: {{password: {SECRET}\nrate: }}",
+        f"rate: 1\n password: {SECRET}: x",
+        f"password: *{SECRET}",
+        f"password: !{SECRET}",
+        f"password: !{SECRET}'s",
+        f"password: !{SECRET}!x y",
+        f"password: &{SECRET} &{SECRET}x y",
+        f"password: '{SECRET}",
+        f'password: "{SECRET}\\q"',
+        f"password: %{SECRET}",
+        f"password: @{SECRET}",
+        f"password: !!int {SECRET}",
+        f"password: !!float {SECRET}",
+        f"password: !!bool {SECRET}",
+        f"password: !!binary {SECRET}\u00e9",
+        f"password: {SECRET}\x00",
+        f"{SECRET}: [",
+        f"{SECRET}",
+        f"[{SECRET}]: ]",
+        f"? [{SECRET}, {{}}]\n: 1",
+    ],
+)
+def test_a_file_that_is_not_yaml_is_not_repeated(tmp_path, text):
+    with pytest.raises(ConfigError) as caught:
+        load_settings(Example, file=yaml_file(tmp_path, text), flags={"folder": "x"})
+    assert SECRET not in str(caught.value)
+    assert "settings.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rate: 1\n  host: a: b", "line 2, column 7: mapping values are not allowed here"),
+        ("a: [1, 2\nb: }", "line 2, column 2: expected ',' or ']', but got ':'"),
+        ("a: [1", "line 1, column 6: expected ',' or ']', but got '<stream end>'"),
+        ("a: 1\n\tc: 1", r"line 2, column 1: found character '\t' that cannot start any token"),
+    ],
+)
+def test_a_file_that_is_not_yaml_is_told_its_line(tmp_path, text, said):
+    with pytest.raises(ConfigError) as caught:
+        load_settings(Example, file=yaml_file(tmp_path, text))
+    assert str(caught.value).endswith(said)
 
 
 def test_what_was_found_is_cut_short():

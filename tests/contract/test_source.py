@@ -5,6 +5,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from kafka import KafkaProducer
 
 from contract.errors import BrokerUnavailableError, ConfigError, FootageError
-from contract.source import open_source
+from contract.kafka_source import KafkaClip, captured_at_ms
+from contract.source import open_source, without_credentials
 from deploy.broker import Topic, create_topics
 from tests.footage import write_scene
 
@@ -78,6 +80,40 @@ def test_folders_of_videos_and_of_image_folders_are_in_natural_order(tmp_path):
         write_scene(tmp_path / "images" / name, 2)
     assert [clip.name for clip in open_source(str(tmp_path / "videos"))] == ["1", "9", "10"]
     assert [clip.name for clip in open_source(str(tmp_path / "images"))] == ["1", "9", "10"]
+
+
+def test_a_folder_of_folders_of_videos_names_them_after_both(tmp_path):
+    for place in ("day10/door", "day10/yard", "day9/door", "day9/yard"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        write_video(tmp_path / f"{place}.avi", 3)
+    write_scene(tmp_path / "stills", 2)
+    clips = open_source(str(tmp_path))
+    assert [clip.name for clip in clips] == ["day9/door", "day9/yard", "day10/door", "day10/yard", "stills"]
+    assert [len(list(clip.frames())) for clip in clips] == [3, 3, 3, 3, 2]
+
+
+def test_hidden_entries_are_passed_over_in_every_folder(tmp_path):
+    write_scene(tmp_path / "door", 2)
+    write_scene(tmp_path / ".trash", 2)
+    for name in (".hidden.png", "notes.txt"):
+        (tmp_path / "door" / name).write_bytes(b"x")
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "notes").mkdir()
+    (clip,) = open_source(str(tmp_path))
+    assert (clip.name, len(list(clip.frames()))) == ("door", 2)
+
+
+def test_a_name_that_is_not_utf_8_is_read_and_told_in_ascii(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    write_video(tmp_path / "door.avi", 3).rename(tmp_path / f"{name}.avi")
+    (clip,) = open_source(str(tmp_path / f"{name}.avi"))
+    assert (clip.name, len(list(clip.frames()))) == ("caf\\xe9", 3)
+    folder = tmp_path / "stills"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.bmp"), np.zeros((48, 64), np.uint8))
+    (folder / "a.bmp").rename(folder / f"{name}.bmp")
+    (clip,) = open_source(str(folder.rename(tmp_path / name)))
+    assert (clip.name, len(list(clip.frames()))) == ("caf\\xe9", 1)
 
 
 def test_jpeg_and_png_files_pass_through_and_others_become_png(tmp_path):
@@ -160,6 +196,129 @@ def test_a_camera_that_does_not_answer_is_a_footage_error():
         list(clip.frames())
 
 
+SECRET = "S3cret"
+CAMERA = f"rtsp://admin:{SECRET}@10.0.0.5/stream1?token={SECRET}"
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        (CAMERA, "rtsp://***@10.0.0.5/stream1?token=***"),
+        (f"{CAMERA}#0:10", "rtsp://***@10.0.0.5/stream1?token=***#0:10"),
+        (f"{CAMERA}&{SECRET}", "rtsp://***@10.0.0.5/stream1?token=***&***"),
+        ("rtsp://admin@10.0.0.5:554/a", "rtsp://***@10.0.0.5:554/a"),
+        (f"rtsp://admin:{SECRET}@x/{SECRET}@10.0.0.5/a", "rtsp://***@10.0.0.5/a"),
+        (f"rtsp://admin:x/{SECRET}@10.0.0.5/a", "rtsp://***@10.0.0.5/a"),
+        (f"rtsp://admin:1/{SECRET}@10.0.0.5/a", "rtsp://***@10.0.0.5/a"),
+        (f"rtsp://admin:x?{SECRET}@10.0.0.5/a", "rtsp://***@10.0.0.5/a"),
+        (f"rtsp://admin:x#{SECRET}@10.0.0.5/a", "rtsp://***@10.0.0.5/a"),
+        (f"http://[::1]:80/a?{SECRET}", "http://[::1]:80/a?***"),
+        (f"http://10.0.0.5:80/a?key={SECRET}#{SECRET}", "http://10.0.0.5:80/a?key=***"),
+        (f"http://10.0.0.5/a?mail=me@{SECRET}", "http://10.0.0.5/a?mail=***"),
+        ("http://10.0.0.5:80/a", "http://10.0.0.5:80/a"),
+        ("http://10.0.0.5/@me", "http://10.0.0.5/@me"),
+        ("kafka://h:1/t?camera=a&from=1&to=2&key=x", "kafka://h:1/t?camera=a&from=1&to=2&key=***"),
+        (f"kafka://me:{SECRET}@h:1/t?camera=a", "kafka://***@h:1/t?camera=a"),
+        ("deploy/footage/room.mp4#0:60", "deploy/footage/room.mp4#0:60"),
+        ("me@home?a=b.mp4", "me@home?a=b.mp4"),
+        ("/dev/video0", "/dev/video0"),
+        ("", ""),
+    ],
+)
+def test_an_address_is_shown_without_what_may_be_secret(source, shown):
+    assert without_credentials(source) == shown
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (f"{CAMERA}#0:10", "10.0.0.5-stream1"),
+        ("http://[::1]:8080/door.mjpg", "1-8080-door.mjpg"),
+        ("/dev/video3", "dev-video3"),
+        ("3", "3"),
+        ("rtsp://admin:pw@/", "camera"),
+    ],
+)
+def test_a_camera_is_named_by_host_and_path(source, name):
+    assert [clip.name for clip in open_source(source)] == [name]
+
+
+def test_a_camera_s_password_is_in_no_message_and_on_no_command_line():
+    frames = open_source(f"rtsp://admin:{SECRET}@127.0.0.1:1/door?token={SECRET}#0:3")[0].frames()
+    lines = []
+
+    def watch():
+        deadline = time.monotonic() + 20
+        while not lines and time.monotonic() < deadline:
+            lines.extend(Path(f"/proc/{child}/cmdline").read_text() for child in children())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with pytest.raises(FootageError, match=r"rtsp://\*\*\*@127\.0\.0\.1:1/door") as caught:
+        list(frames)
+    watcher.join()
+    assert lines
+    assert SECRET not in str(caught.value) + "".join(lines)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        f"{CAMERA}#x",
+        f"{CAMERA}#5:1",
+        f"ftp://admin:{SECRET}@10.0.0.5/a",
+        f"kafka://me:{SECRET}@127.0.0.1:1/frames?camera=a",
+        f"kafka://me:x/{SECRET}@127.0.0.1:1/frames?camera=a",
+        f"kafka://me:x?{SECRET}@127.0.0.1:1/frames?camera=a",
+        f"kafka://127.0.0.1:1/frames?camera=a&password={SECRET}",
+        f"kafka://127.0.0.1:1/frames?camera=a&{SECRET}",
+        f"kafka://127.0.0.1:99999/frames?camera=a&password={SECRET}",
+    ],
+)
+def test_a_source_that_is_refused_is_told_without_its_password(source):
+    with pytest.raises(ConfigError) as caught:
+        open_source(source)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["kafka.example", "10.0.0.5", "[2001:db8::1]", "localhost.example", "127.0.0.1.example"]
+)
+def test_frames_leave_a_machine_unprotected_only_where_that_is_said(host):
+    source = f"kafka://{host}:9092/frames?camera=a"
+    for more in ("", "&allow_plaintext=false"):
+        with pytest.raises(ConfigError, match="allow_plaintext=true"):
+            open_source(source + more)
+    with pytest.raises(ConfigError, match="true or false"):
+        open_source(f"{source}&allow_plaintext=1")
+    assert open_source(f"{source}&allow_plaintext=true")[0].bootstrap_servers == f"{host}:9092"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "[::1]"])
+def test_frames_of_this_machine_need_no_word_for_it(host):
+    assert isinstance(open_source(f"kafka://{host}:9092/frames?camera=a")[0], KafkaClip)
+
+
+@pytest.mark.parametrize(
+    ("headers", "timestamp", "expected"),
+    [
+        ([], 5, 5),
+        ([("captured-at-ms", b"7")], 5, 7),
+        ([("other", b"7"), ("captured-at-ms", b"8"), ("captured-at-ms", b"9")], 5, 8),
+        ([("captured-at-ms", None)], 5, 5),
+        ([("captured-at-ms", b"-7")], 5, 5),
+        ([("captured-at-ms", b"7.5")], 5, 5),
+        ([("captured-at-ms", b"9" * 16)], 5, 5),
+        ([("captured-at-ms", b"9" * 15)], 5, 253_402_300_799_000),
+        ([], -1, 0),
+        ([], None, 0),
+        ([], 10**18, 253_402_300_799_000),
+    ],
+)
+def test_capture_time_is_the_header_s_or_the_record_s(headers, timestamp, expected):
+    assert captured_at_ms(SimpleNamespace(headers=headers, timestamp=timestamp)) == expected
+
+
 @pytest.mark.broker
 class TestKafka:
     @pytest.fixture
@@ -202,6 +361,19 @@ class TestKafka:
     def test_transaction_markers_at_the_end_do_not_hang(self, broker, topic):
         self.send(broker, topic, 3, transaction=True)
         assert len(self.read(broker, topic)) == 3
+
+    def test_aborted_records_are_left_out_and_the_header_s_time_is_the_frame_s(self, broker, topic):
+        producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, transactional_id=f"{topic}-aborted")
+        producer.init_transactions()
+        producer.begin_transaction()
+        producer.send(topic, b"never", key=b"door", timestamp_ms=1_000_000).get(timeout=20)
+        producer.abort_transaction()
+        producer.close()
+        producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
+        headers = [("captured-at-ms", b"777")]
+        producer.send(topic, b"frame", key=b"door", timestamp_ms=1_000_000, headers=headers).get(timeout=20)
+        producer.close()
+        assert [(frame.captured_at_ms, frame.data) for frame in self.read(broker, topic)] == [(777, b"frame")]
 
     def test_an_unknown_camera_gives_nothing_and_an_unknown_topic_an_error(self, broker, topic):
         self.send(broker, topic, 1)
@@ -299,7 +471,22 @@ def folders(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     (tmp_path / "texts" / "a.txt").write_text("x")
     (tmp_path / "a.txt").write_text("x")
-    for name in ("hidden/.a.png", "both/a.png", "both/a.mp4", "twice/a.mp4", "twice/a.avi", "two/a.mp4", "two/b.mp4"):
+    for name in (
+        "hidden/.a.png",
+        "both/a.png",
+        "both/a.mp4",
+        "beside/b.png",
+        "beside/in/a.png",
+        "above/b.mp4",
+        "above/in/a.mp4",
+        "deep/in/a.png",
+        "deep/in/b.mp4",
+        "twice/a.mp4",
+        "twice/a.avi",
+        "two/a.mp4",
+        "two/b.mp4",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
 
 
@@ -311,6 +498,9 @@ def folders(tmp_path, monkeypatch):
         ("hidden", "no image"),
         ("a.txt", ".txt is not one of"),
         ("both", "both videos and images"),
+        ("beside", "holds both images (b.png) and folders of footage (in)"),
+        ("above", "holds both videos (b.mp4) and folders of footage (in)"),
+        ("deep", "deep/in: holds both videos and images (b.mp4, a.png)"),
         ("twice", "two videos are named a"),
         ("two#0:3", "this folder holds 2"),
         ("two#3:1", "must rise"),

@@ -1,8 +1,11 @@
+import time
+
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaTimeoutError
 
 from contract import steady_consumer
-from contract.steady_consumer import StalledConsumerError, SteadyConsumer
+from contract.steady_consumer import StalledConsumerError, SteadyConsumer, UnreadableRecordError
 from deploy.broker import Topic, create_topics
 
 pytestmark = pytest.mark.broker
@@ -39,11 +42,22 @@ def test_reads_as_the_original(consumer):
 
 
 def test_a_consumer_that_never_fetches_is_told_apart_from_an_idle_one(consumer, monkeypatch, caplog):
+    monkeypatch.setattr(steady_consumer, "STALL_PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(KafkaConsumer, "poll", lambda *_arguments: {})
     assert consumer.poll() == {}
     assert "fetching stalled" in caplog.text
+    time.sleep(0.6)
     with pytest.raises(StalledConsumerError, match="@0 is not fetched, its end is 3"):
         consumer.poll()
+
+
+def test_a_slow_fetch_is_waited_for_and_sought_once(consumer, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        patch.setattr(KafkaConsumer, "poll", lambda *_arguments: {})
+        for _ in range(5):
+            assert consumer.poll() == {}
+    assert caplog.text.count("fetching stalled") == 1
+    assert read(consumer) == [b"0", b"1", b"2"]
 
 
 def test_a_consumer_that_stalled_once_goes_on_after_seeking(consumer, monkeypatch):
@@ -51,3 +65,69 @@ def test_a_consumer_that_stalled_once_goes_on_after_seeking(consumer, monkeypatc
         patch.setattr(KafkaConsumer, "poll", lambda *_arguments: {})
         consumer.poll()
     assert read(consumer) == [b"0", b"1", b"2"]
+
+
+class BadText(str):
+    """A header's name that no UTF-8 decoder takes; a producer in another language sends it without knowing."""
+
+    __slots__ = ()
+
+    def encode(self, *_arguments):
+        return b"\xff\xfe"
+
+
+def test_an_unreadable_record_is_named_once_and_the_rest_is_read(consumer, broker):
+    assert read(consumer) == [b"0", b"1", b"2"]
+    (partition,) = consumer.assignment()
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
+    for value, headers in ((b"3", []), (b"bad", [(BadText("name"), b"")]), (b"5", [])):
+        producer.send(partition.topic, value, headers=headers).get(timeout=20)
+    producer.close()
+    values, unreadable = [], []
+    ends_at = time.monotonic() + 30
+    while b"5" not in values and time.monotonic() < ends_at:
+        try:
+            values += [record.value for part in consumer.poll(timeout_ms=100).values() for record in part]
+        except UnreadableRecordError as error:
+            unreadable.append((error.partition, error.offset))
+    assert values == [b"3", b"5"]
+    assert unreadable == [(partition, 4)]
+
+
+def test_of_a_batch_with_an_unreadable_record_nothing_is_passed_over_unnamed(consumer, broker):
+    assert read(consumer) == [b"0", b"1", b"2"]
+    (partition,) = consumer.assignment()
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, linger_ms=500)
+    for number in range(3, 9):
+        headers = [(BadText("name"), b"")] if number == 5 else []
+        producer.send(partition.topic, str(number).encode(), headers=headers)
+    producer.flush()
+    producer.close()
+    seen, unreadable = [], []
+    ends_at = time.monotonic() + 30
+    while len(seen) + len(unreadable) < 6 and time.monotonic() < ends_at:
+        try:
+            seen += [record.offset for part in consumer.poll(timeout_ms=100).values() for record in part]
+        except UnreadableRecordError as error:
+            unreadable.append(error.offset)
+    assert sorted(seen + unreadable) == list(range(3, 9))
+    assert 5 in unreadable
+
+
+def test_seconds_since_an_answer_grow_only_while_none_comes(consumer, monkeypatch):
+    read(consumer)
+    time.sleep(0.3)
+    consumer.poll(timeout_ms=50)
+    assert consumer.seconds_since_answer() < 0.2
+
+    def fail(*_arguments, **_named):
+        raise KafkaTimeoutError("no answer")
+
+    monkeypatch.setattr(KafkaConsumer, "end_offsets", fail)
+    time.sleep(0.3)
+    assert consumer.poll(timeout_ms=50) == {}
+    assert consumer.seconds_since_answer() >= 0.3
+    monkeypatch.undo()
+    monkeypatch.setattr(steady_consumer, "CHECK_EVERY_SECONDS", 0.0)
+    consumer.poll(timeout_ms=50)
+    assert consumer.seconds_since_answer() < 0.2

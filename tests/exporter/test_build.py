@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -29,6 +30,15 @@ def run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("export"), epochs=80, noise=0.02)
 
 
+@pytest.fixture(scope="module")
+def bundles(run, tmp_path_factory):
+    """A bundle in each precision; do not change its files."""
+    folder = tmp_path_factory.mktemp("bundles")
+    for precision in ("fp32", "fp16", "int8"):
+        build_bundle(run, folder / precision, precision)
+    return folder
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -50,9 +60,8 @@ def test_every_variant_gives_what_pytorch_gives(tmp_path, changes):
     assert all(row.largest_difference <= row.tolerance for row in rows)
 
 
-def test_a_bundle_scores_as_the_checkpoint_at_any_batch(run, tmp_path):
-    build_bundle(run, tmp_path / "bundle")
-    detector = Detector(open_bundle(tmp_path / "bundle"), "cpu")
+def test_a_bundle_scores_as_the_checkpoint_at_any_batch(run, bundles):
+    detector = Detector(open_bundle(bundles / "fp32"), "cpu")
     samples = load_samples(run)
     clips = np.concatenate([samples.calibration, samples.disturbed])
     with torch.inference_mode():
@@ -62,9 +71,8 @@ def test_a_bundle_scores_as_the_checkpoint_at_any_batch(run, tmp_path):
         assert np.abs(np.concatenate(parts) - expected).max() < 1e-4
 
 
-def test_encoder_then_decoder_is_the_autoencoder(run, tmp_path):
-    build_bundle(run, tmp_path / "bundle")
-    bundle = open_bundle(tmp_path / "bundle")
+def test_encoder_then_decoder_is_the_autoencoder(run, bundles):
+    bundle = open_bundle(bundles / "fp32")
     halves = Autoencoder(bundle, "cpu")
     images = frames_to_images(load_samples(run).calibration)
     latents = halves.encode(images)
@@ -74,40 +82,39 @@ def test_encoder_then_decoder_is_the_autoencoder(run, tmp_path):
     assert np.abs(halves.decode(latents) - expected).max() < 1e-4
 
 
-def test_graphs_have_a_dynamic_batch_no_outside_weights_and_no_batch_norm(run, tmp_path):
-    build_bundle(run, tmp_path / "bundle")
+def test_graphs_have_a_dynamic_batch_no_outside_weights_and_no_batch_norm(bundles):
     for name in ("encoder", "decoder", "detector"):
-        model = onnx.load(tmp_path / "bundle" / f"{name}.onnx", load_external_data=False)
+        model = onnx.load(bundles / "fp32" / f"{name}.onnx", load_external_data=False)
         onnx.checker.check_model(model, full_check=True)
         assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
         assert all(tensor.data_location != onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
-    encoder = onnx.load(tmp_path / "bundle" / "encoder.onnx")
+    encoder = onnx.load(bundles / "fp32" / "encoder.onnx")
     assert "BatchNormalization" not in {node.op_type for node in encoder.graph.node}
 
 
 @pytest.mark.parametrize(("precision", "loss"), [("fp16", 0.002), ("int8", 0.01)])
-def test_smaller_precisions_say_what_they_lose(run, tmp_path, precision, loss):
-    manifest = build_bundle(run, tmp_path / "bundle", precision)
+def test_smaller_precisions_say_what_they_lose(bundles, precision, loss):
+    manifest = open_bundle(bundles / precision).manifest
     assert manifest.precision == precision
     assert manifest.quality["auroc_loss"] <= loss
     assert manifest.quality["auroc_disturbed_pytorch"] > 0.9
-    weights = {t.data_type for t in onnx.load(tmp_path / "bundle" / "encoder.onnx").graph.initializer}
+    weights = {t.data_type for t in onnx.load(bundles / precision / "encoder.onnx").graph.initializer}
     assert {"fp16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}[precision] in weights
 
 
-def test_int8_is_calibrated_on_its_own_scores(run, tmp_path):
-    manifest = build_bundle(run, tmp_path / "bundle", "int8")
-    detector = Detector(open_bundle(tmp_path / "bundle"), "cpu")
+def test_int8_is_calibrated_on_its_own_scores(run, bundles):
+    bundle = open_bundle(bundles / "int8")
+    manifest, detector = bundle.manifest, Detector(bundle, "cpu")
     samples = load_samples(run)
     normal = detector.score(samples.calibration)[0]
     assert manifest.calibration.threshold != load_checkpoint(run).calibration.threshold
     assert manifest.calibration.highest_normal_score == pytest.approx(float(normal.max()), abs=1e-3)
+    assert manifest.calibration.frames == len(normal)
 
 
-def test_int8_weights_cannot_overflow_where_a_processor_adds_in_16_bits(run, tmp_path):
-    build_bundle(run, tmp_path / "bundle", "int8")
+def test_int8_weights_cannot_overflow_where_a_processor_adds_in_16_bits(bundles):
     for name in ("encoder", "detector"):
-        graph = onnx.load(tmp_path / "bundle" / f"{name}.onnx").graph
+        graph = onnx.load(bundles / "int8" / f"{name}.onnx").graph
         weights = [
             onnx.numpy_helper.to_array(tensor)
             for tensor in graph.initializer
@@ -136,6 +143,29 @@ def test_graphs_that_differ_from_pytorch_are_not_written(run, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_labels_of_every_precision_are_held_to_pytorch_s(bundles):
+    for precision, most in (("fp32", 0), ("fp16", 0.03), ("int8", 0.15)):
+        rows = [row for row in open_bundle(bundles / precision).manifest.parity if row.output == "label"]
+        assert len(rows) == len(BATCHES)
+        assert all(row.largest_difference <= row.tolerance <= most * row.frames for row in rows)
+
+
+def test_graphs_that_are_not_finite_are_not_written(run, tmp_path, monkeypatch):
+    def spoiled(module, *arguments):
+        model = export_graph(module, *arguments)
+        weight = next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 4)
+        values = onnx.numpy_helper.to_array(weight) * np.float32("nan")
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        return model
+
+    from exporter.graphs import export_graph
+
+    monkeypatch.setattr("exporter.build.export_graph", spoiled)
+    with pytest.raises(ParityError, match="not finite"):
+        build_bundle(run, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_manifest_says_where_the_model_came_from(run, tmp_path):
     manifest = build_bundle(run, tmp_path / "door-7")
     assert manifest.name == "door-7"
@@ -146,8 +176,8 @@ def test_the_manifest_says_where_the_model_came_from(run, tmp_path):
     assert "Threshold" in (tmp_path / "door-7" / "MODEL_CARD.md").read_text()
 
 
-def test_a_bundle_in_place_is_replaced_only_when_asked(run, tmp_path):
-    build_bundle(run, tmp_path / "bundle")
+def test_a_bundle_in_place_is_replaced_only_when_asked(run, bundles, tmp_path):
+    shutil.copytree(bundles / "fp32", tmp_path / "bundle")
     before = open_bundle(tmp_path / "bundle").digest
     with pytest.raises(ConfigError, match="--overwrite"):
         build_bundle(run, tmp_path / "bundle", "fp16")
@@ -157,10 +187,9 @@ def test_a_bundle_in_place_is_replaced_only_when_asked(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_building_twice_gives_the_same_bundle(run, tmp_path):
-    build_bundle(run, tmp_path / "a", name="same")
-    build_bundle(run, tmp_path / "b", name="same")
-    assert open_bundle(tmp_path / "a").digest == open_bundle(tmp_path / "b").digest
+def test_building_twice_gives_the_same_bundle(run, bundles, tmp_path):
+    build_bundle(run, tmp_path / "again", name="fp32")
+    assert open_bundle(tmp_path / "again").digest == open_bundle(bundles / "fp32").digest
 
 
 @pytest.mark.parametrize(

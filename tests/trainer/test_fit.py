@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,7 +149,7 @@ def command(scene: Path, config: Path, out: Path, *more: str):
 
 def test_a_killed_fit_goes_on_and_ends_with_the_same_weights(scene, tmp_path):
     config = tmp_path / "tiny.yaml"
-    config.write_text(json.dumps({**TINY, "epochs": 24, "min_epoch_steps": 12, "save_every_seconds": 0}))
+    config.write_text(json.dumps({**TINY, "epochs": 10, "min_epoch_steps": 12, "save_every_seconds": 0}))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(scene, config, whole), check=True, capture_output=True, cwd=ROOT)
     child = subprocess.Popen(
@@ -163,7 +164,7 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_weights(scene, tmp_path):
     with pytest.raises(CheckpointError, match="again to go on"):
         load_checkpoint(killed)
     said = subprocess.run(command(scene, config, killed), check=True, capture_output=True, cwd=ROOT).stderr.decode()
-    assert "going on from epoch" in said
+    assert "going on with the fit" in said
     assert_equal_weights(whole, killed)
     assert not (killed / "last.pt").exists()
 
@@ -177,10 +178,68 @@ def test_a_stopped_fit_with_other_settings_is_refused(scene, tmp_path):
         run_fit(scene, out)
 
 
+def test_a_stopped_fit_does_not_go_on_with_other_footage(scene, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    footage = tmp_path / "footage"
+    shutil.copytree(scene, footage)
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.fit.calibrate_detector", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_fit(footage, out, save_every_seconds=0)
+    assert (out / "last.pt").exists()
+    write_scene(tmp_path / "more", 4, seed=9)
+    for path in (tmp_path / "more").iterdir():
+        path.rename(footage / f"9{path.name}")
+    with pytest.raises(ConfigError, match="other footage"):
+        run_fit(footage, out, save_every_seconds=0)
+    assert (out / "last.pt").exists()
+
+
+def interrupt(*_arguments, **_named):
+    raise KeyboardInterrupt
+
+
+def test_passwords_in_an_address_are_not_written_down(scene, tmp_path):
+    source = "rtsp://admin:hunter2@127.0.0.1/door?token=s3cret#0:29"
+    fit(open_source(str(scene)), source, tiny_settings(), tmp_path / "run", Console(quiet=True))
+    for path in (tmp_path / "run").rglob("*"):
+        if path.is_file():
+            assert b"hunter2" not in path.read_bytes(), path
+            assert b"s3cret" not in path.read_bytes(), path
+    assert "127.0.0.1" in load_checkpoint(tmp_path / "run").training["source"]
+
+
+def test_an_epoch_of_long_footage_has_its_most_steps(scene, tmp_path):
+    checkpoint = run_fit(scene, tmp_path / "run", epochs=3, min_epoch_steps=1, max_epoch_steps=2)
+    assert checkpoint.training["steps"] == 6
+
+
+def test_the_held_out_loss_of_ssim_is_that_of_fp32(scene, tmp_path):
+    low = {"loss": "ssim", "epochs": 1, "min_epoch_steps": 1}
+    for precision in ("fp32", "bf16"):
+        run_fit(scene, tmp_path / precision, precision=precision, **low)
+    losses = [
+        json.loads((tmp_path / precision / "summary.json").read_text())["epochs"][0]["validation_loss"]
+        for precision in ("fp32", "bf16")
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+def test_no_memory_for_the_model_is_one_line_and_leaves_nothing(scene, tmp_path):
+    with pytest.raises(TrainingError, match="no memory for this model"):
+        # 64 x 64 x 65,536 weights of a fully connected layer are a terabyte.
+        run_fit(
+            scene, tmp_path / "run",
+            model={"height": 2048, "width": 2048, "widths": [1024], "latent": 65_536},
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
-def test_torchrun_trains_on_two_processes(scene, tmp_path):
+@pytest.mark.parametrize("length", [{"epochs": 2}, {"minutes": 0.03}], ids=str)
+def test_torchrun_trains_on_two_processes(scene, tmp_path, length):
     config = tmp_path / "tiny.yaml"
-    config.write_text(json.dumps({**TINY, "epochs": 2}))
+    config.write_text(json.dumps({**TINY, **length}))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     arguments = command(scene, config, tmp_path / "run")[2:]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -1,12 +1,15 @@
 import cv2
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from contract.clip import Clip, SourceFrame
 from contract.errors import ConfigError, FootageError
 from contract.frame import FrameLimits, Preprocessing
 from contract.source import VideoClip, open_source
 from tests.footage import write_scene
 from trainer.footage import FootageReader
+from trainer.settings import FitSettings
 
 
 def read(source, tmp_path):
@@ -64,8 +67,8 @@ def test_a_broken_clip_costs_that_clip_alone(tmp_path, caplog):
     broken = write_scene(tmp_path / "clips" / "broken", 10, seed=2)
     (broken / "0003.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
     footage = read(tmp_path / "clips", tmp_path)
-    assert len(footage.frames) == 3 + 40
-    assert "frame 3" in footage.skipped_clips[0]
+    assert len(footage.frames) == 9 + 40
+    assert "frame 3" in footage.skipped[0]
     assert "broken" in caplog.text
 
 
@@ -102,3 +105,71 @@ def test_a_live_source_needs_an_end(tmp_path):
     reader = FootageReader(Preprocessing(height=64, width=64), FrameLimits(), tmp_path, lambda _count: None)
     with pytest.raises(ConfigError, match="no end"):
         reader.read([VideoClip("door", "rtsp://127.0.0.1:1/door", live=True)])
+
+
+def test_a_long_pause_breaks_the_footage_and_leaves_the_rate_alone(tmp_path):
+    write_scene(tmp_path / "clip", 60)
+    (clip,) = open_source(str(tmp_path / "clip"))
+    pause = [
+        SourceFrame(f.index, f.captured_at_ms + (3_600_000 if f.index >= 30 else 0), f.data) for f in clip.frames()
+    ]
+    footage = read_clip(Given("door", pause), tmp_path)
+    assert footage.frames_per_second == pytest.approx(10)
+    assert [(segment.start, segment.stop) for segment in footage.segments] == [(0, 30), (30, 60)]
+
+
+def test_a_frame_in_a_hundred_may_be_bad_and_more_may_not(tmp_path):
+    write_scene(tmp_path / "clip", 120)
+    (clip,) = open_source(str(tmp_path / "clip"))
+    frames = list(clip.frames())
+    for bad, left in (({50}, 119), ({50, 51, 52}, None)):
+        spoiled = [SourceFrame(f.index, f.captured_at_ms, b"x" if f.index in bad else f.data) for f in frames]
+        if left is None:
+            with pytest.raises(FootageError, match="3 of 120 frames cannot be decoded, the first is frame 50"):
+                read_clip(Given("door", spoiled), tmp_path)
+        else:
+            footage = read_clip(Given("door", spoiled), tmp_path)
+            assert len(footage.frames) == left
+            assert [(segment.start, segment.stop) for segment in footage.segments] == [(0, 50), (50, 119)]
+            assert "1 of 120" in footage.skipped[0]
+
+
+def test_what_a_camera_gave_before_it_broke_off_is_kept(tmp_path):
+    write_scene(tmp_path / "clip", 40)
+    (clip,) = open_source(str(tmp_path / "clip"))
+    camera = Given("door", list(clip.frames()), live=True, ranges=((0, 99),), fails="the camera is gone")
+    footage = read_clip(camera, tmp_path)
+    assert len(footage.frames) == 40
+    assert "the camera is gone" in footage.skipped[0]
+
+
+def test_parts_never_overlap_whatever_shares_are_accepted(tmp_path):
+    write_scene(tmp_path / "clips" / "a", 100)
+    write_scene(tmp_path / "clips" / "b", 100, seed=1)
+    footage = read(tmp_path / "clips", tmp_path)
+    parts = footage.split(0.4, 0.4, 100.0)
+    places = [set(part.places.tolist()) for part in parts]
+    assert all(places)
+    assert not places[0] & places[1]
+    assert not places[1] & places[2]
+    assert not places[0] & places[2]
+    with pytest.raises(ValidationError, match="fifth"):
+        FitSettings(validation_share=0.49, calibration_share=0.49)
+
+
+class Given(Clip):
+    """A clip of frames that the test made."""
+
+    def __init__(self, name, frames, *, live=False, ranges=(), fails=""):
+        self.name, self.live, self.ranges = name, live, ranges
+        self._frames, self._fails = frames, fails
+
+    def frames(self):
+        yield from self._frames
+        if self._fails:
+            raise FootageError(self._fails)
+
+
+def read_clip(clip, folder):
+    reader = FootageReader(Preprocessing(height=64, width=64), FrameLimits(), folder, lambda _count: None)
+    return reader.read([clip])

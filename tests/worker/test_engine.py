@@ -9,6 +9,7 @@ from contract.event import EventRule
 from contract.frame import Preprocessing
 from contract.scoring import calibrate
 from worker.engine import Engine, IncomingFrame
+from worker.pictures import snapshot
 
 BRIGHT, DARK = 220, 40
 
@@ -208,3 +209,71 @@ def test_an_alert_s_time_is_the_capture_time_and_never_the_clock_s(monkeypatch):
         for alert in outcome.alerts
     ]
     assert [round(alert.time.timestamp() * 1000) for alert in alerts] == [2000, 3000, 5000]
+
+
+def test_beyond_the_most_cameras_the_longest_idle_without_an_event_is_forgotten():
+    fake = detector(clip_frames=2)
+    engine = Engine(fake, max_cameras=3)
+    in_batches(engine, [frame(0, BRIGHT, "event"), frame(1, 50, "old"), frame(2, 60, "new"), frame(3, 70, "more")], 1)
+    outcomes = in_batches(engine, [frame(4, BRIGHT, "event"), frame(5, 80, "new"), frame(6, 90, "old")], 1)
+    assert not any(outcome.error for outcome in outcomes)
+    assert [alert.type.split(".")[2] for outcome in outcomes for alert in outcome.alerts] == ["started"]
+    levels = np.concatenate(fake.seen)[-2:, :, 24, 40, 0].tolist()
+    assert levels == [[60, 80], [90, 90]]
+
+
+def test_a_camera_for_which_there_is_no_room_is_refused_and_others_go_on():
+    engine = Engine(detector(), max_cameras=2)
+    both = [frame(i, BRIGHT, camera) for i, camera in enumerate("ab")]
+    outcomes = engine.process([*both, frame(2, DARK, "c"), frame(3, BRIGHT, "a")])
+    assert [outcome.error and outcome.error.reason for outcome in outcomes] == [None, None, "too_many_cameras", None]
+    assert len(outcomes[3].alerts) == 1
+    assert engine.process([frame(4, DARK, "c")])[0].error.reason == "too_many_cameras"
+
+
+def test_cameras_of_one_batch_do_not_push_each_other_out():
+    engine = Engine(detector(), max_cameras=1)
+    outcomes = engine.process([frame(0, DARK, "a"), frame(1, DARK, "b")])
+    assert [outcome.error and outcome.error.reason for outcome in outcomes] == [None, "too_many_cameras"]
+
+
+def test_an_open_event_does_not_keep_its_batch_s_maps_alive():
+    fake = detector()
+    score, maps = fake.score, []
+
+    def remember(clips):
+        scores, cells = score(clips)
+        maps.append(cells)
+        return scores, cells
+
+    fake.score = remember
+    engine = Engine(fake)
+    engine.process([frame(i, BRIGHT, str(i)) for i in range(8)])
+    assert not any(np.shares_memory(maps[0], camera.peak.anomaly_map) for camera in engine._cameras.values())
+
+
+def test_ids_and_rule_version_tell_thresholds_and_rules_apart():
+    frames = [frame(i, BRIGHT) for i in range(6)]
+
+    def told(**changes):
+        (alert,) = (alert for outcome in Engine(detector(), **changes).process(frames) for alert in outcome.alerts)
+        return alert.data.event_id, alert.data.rule_version
+
+    rule = detector().bundle.manifest.event_rule
+    other = [told(), told(threshold=5.0), told(event_rule=rule.model_copy(update={"gap_frames": 2}))]
+    assert len({event for event, _ in other}) == 3
+    assert len({version for _, version in other}) == 3
+    assert told(event_rule=rule.model_copy()) == told()
+
+
+def test_trailing_bytes_are_told_and_do_not_matter():
+    plain, tailed = Engine(detector()).process([frame(0, DARK), frame(1, DARK, data=frame(0, DARK).data + b"tail")])
+    assert (plain.trailing_bytes, tailed.trailing_bytes) == (0, 4)
+    assert plain.anomaly_score == tailed.anomaly_score
+
+
+def test_a_snapshot_that_cannot_be_decoded_is_none():
+    header = bytearray(cv2.imencode(".png", np.zeros((16, 16), np.uint8))[1].tobytes())
+    header[16:24] = (2**30).to_bytes(4, "big") * 2
+    assert snapshot(bytes(header), 10**6) is None
+    assert snapshot(b"", 10**6) is None

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from contract.alert import Alert
 from contract.source import open_source
 from contract.steady_consumer import SteadyConsumer
-from deploy.broker import Topic, create_topics
+from deploy.broker import LocalBroker, Topic, create_topics
+from tests.contract.test_steady_consumer import BadText
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOM = f"{ROOT / 'deploy' / 'footage' / 'room.mp4'}#860:1010"
@@ -111,6 +113,14 @@ class Deployment:
         with urllib.request.urlopen(f"http://127.0.0.1:{lines[-1]['http_port']}{path}", timeout=5) as answer:
             return answer.read().decode()
 
+    def status(self, path):
+        try:
+            self.http(path)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        return 200
+
 
 def terminate(child):
     child.send_signal(signal.SIGTERM)
@@ -186,7 +196,9 @@ def test_a_bad_frame_costs_one_dead_letter_and_the_rest_goes_on(deployment, tiny
     html = next(letter for letter in letters if letter.value == b"<html>no</html>")
     headers = dict(html.headers)
     assert html.key == b"door"
-    assert html.timestamp == 1234
+    # Its own time would have the broker refuse it, or delete it soon.
+    assert html.timestamp > 10**12
+    assert dict(html.headers)["framewatch-timestamp-ms"] == b"1234"
     assert headers["trace"] == b"\xff\x00"
     assert headers["framewatch-topic"].decode() == deployment.topics["frames"]
     assert sum(deployment.committed().values()) == len(good) + len(bad)
@@ -273,3 +285,87 @@ def test_publish_then_alerts_shows_what_is_on_the_topic(deployment, tiny_bundle)
     lines = shown.stdout.splitlines()
     values = [record.value for record in deployment.read("alerts", len(lines))]
     assert lines == values
+
+
+def test_capture_times_that_no_broker_takes_stop_nothing(deployment, tiny_bundle):
+    footage = [data for _, data, _, _ in frames_of(str(tiny_bundle.footage), "door")]
+    stated = [0, round(time.time() * 1000) + 7_200_000]
+    settings = json.loads(deployment.config.read_text())
+    deployment.config.write_text(json.dumps({**settings, "threshold": 2.0, "event_rule": {"min_frames": 1}}))
+    with deployment.worker() as worker:
+        deployment.send(
+            [
+                (f"camera-{at_ms}".encode(), data, [("captured-at-ms", str(at_ms).encode())], None)
+                for data in footage[38:48]
+                for at_ms in stated
+            ]
+        )
+        scores = [json.loads(record.value) for record in deployment.read("scores", 20)]
+        assert terminate(worker) == 0
+    assert {score["captured_at_ms"] for score in scores} == set(stated)
+    alerts = [Alert.model_validate_json(record.value) for record in deployment._read_once("alerts", 2)]
+    assert {alert.data.started_at_ms for alert in alerts} == set(stated)
+
+
+def test_a_record_that_the_client_cannot_read_costs_one_dead_letter(deployment, tiny_bundle):
+    good = frames_of(str(tiny_bundle.footage), "door")[:4]
+    poison = (b"door", good[0][1], [(BadText("name"), b"")], None)
+    with deployment.worker() as worker:
+        deployment.send([*good[:2], poison, *good[2:]])
+        letters = deployment.read("dead", 1)
+        deployment.read("scores", len(good))
+        assert terminate(worker) == 0
+    assert dict(letters[0].headers)["framewatch-reason"] == b"unreadable_record"
+    assert sum(deployment.committed().values()) == len(good) + 1
+
+
+def test_a_group_that_begins_at_the_end_misses_nothing_that_comes_while_it_restarts(deployment, tiny_bundle):
+    settings = json.loads(deployment.config.read_text())
+    settings["kafka"]["auto_offset_reset"] = "latest"
+    deployment.config.write_text(json.dumps(settings))
+    frames = frames_of(str(tiny_bundle.footage), "door")[:6]
+    deployment.send(frames[:2])
+    with deployment.worker() as worker:
+        ends_at = time.monotonic() + 60
+        while sum(deployment.committed().values()) < 2 and time.monotonic() < ends_at:
+            time.sleep(0.2)
+        assert terminate(worker) == 0
+    deployment.send(frames[2:])
+    with deployment.worker() as worker:
+        scores = deployment.read("scores", 4)
+        assert terminate(worker) == 0
+    assert sorted(json.loads(record.value)["offset"] for record in scores) == [2, 3, 4, 5]
+
+
+@pytest.mark.slow
+def test_a_broker_that_falls_silent_is_told_and_a_stop_then_keeps_its_bound(tmp_path, tiny_bundle):
+    with LocalBroker(log_path=tmp_path / "server.log") as broker:
+        deployment = Deployment(broker, tmp_path, tiny_bundle.bundle, "silent")
+        settings = json.loads(deployment.config.read_text())
+        deployment.config.write_text(json.dumps({**settings, "stop_seconds": 5}))
+        frames = frames_of(str(tiny_bundle.footage), "door")
+        with deployment.worker() as worker:
+            deployment.send(frames[:4])
+            deployment.read("scores", 4)
+            assert deployment.status("/readyz") == 200
+            broker.suspend()
+            began = time.monotonic()
+            while deployment.status("/readyz") == 200 and time.monotonic() - began < 60:
+                time.sleep(0.5)
+            assert time.monotonic() - began < 30
+            broker.resume()
+            began = time.monotonic()
+            while deployment.status("/readyz") != 200 and time.monotonic() - began < 60:
+                time.sleep(0.5)
+            assert time.monotonic() - began < 30
+            deployment.send(frames[4:8])
+            deployment.read("scores", 8)
+            broker.suspend()
+            began = time.monotonic()
+            worker.send_signal(signal.SIGTERM)
+            worker.wait(30)
+            assert time.monotonic() - began < 7
+            broker.resume()
+    messages = [json.loads(line)["message"] for line in deployment.log.read_text().splitlines() if line[:1] == "{"]
+    assert messages.count("the broker does not answer") == 1
+    assert messages.count("the broker answers again") == 1

@@ -1,6 +1,9 @@
 import asyncio
 import itertools
+import json
+import time
 import urllib.request
+from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
@@ -8,12 +11,14 @@ from kafka import TopicPartition
 from kafka.errors import CommitFailedError
 
 from contract.errors import BundleError, DeliveryError
+from contract.steady_consumer import UnreadableRecordError
 from tests.worker.test_engine import BRIGHT, DARK, detector, frame
 from worker.engine import Engine
-from worker.loop import Losses, WorkerLoop
+from worker.loop import WorkerLoop
+from worker.partitions import Losses
 from worker.records import dead_letter_record, read_frame
 from worker.settings import HttpSettings, WorkerSettings
-from worker.telemetry import Metrics, Probes, TelemetryServer
+from worker.telemetry import Metrics, Probes, SilenceWatch, TelemetryServer
 
 
 def record(offset, level=DARK, *, partition=0, key=b"door", value=None, headers=(), timestamp=7):
@@ -33,8 +38,11 @@ class Source:
     """A consumer that serves given records, and writes down what is committed and when."""
 
     def __init__(self, records, journal):
+        self.held = list(records)
         self.waiting = list(records)
         self.journal = journal
+        self.starts = {}
+        self.silent_seconds = 0.0
         self.assigned = {TopicPartition("frames", number) for number in (0, 1)}
         self.on_empty = lambda: None
 
@@ -50,15 +58,28 @@ class Source:
     def commit(self, offsets):
         self.journal.append(("commit", {tp.partition: entry.offset for tp, entry in offsets.items()}))
 
+    def committed(self, partition):
+        return committed(self.journal).get(partition.partition)
+
+    def position(self, partition, timeout_ms):
+        return self.starts.get(partition.partition)
+
+    def seek(self, partition, offset):
+        self.waiting = [one for one in self.waiting if one.partition != partition.partition]
+        self.waiting += [one for one in self.held if one.partition == partition.partition and one.offset >= offset]
+
     def assignment(self):
-        return self.assigned
+        return set(self.assigned)
 
     def highwater(self, partition):
         return 1000
 
+    def seconds_since_answer(self):
+        return self.silent_seconds
 
-def make(records, *, batch=4, deliver=None, scores="scores", commit_interval_ms=10):
-    journal = []
+
+def make(records, *, batch=4, deliver=None, scores="scores", commit_interval_ms=10, probes=None):
+    journal, values = [], defaultdict(list)
     source = Source(records, journal)
     settings = WorkerSettings(
         bundle="unused",
@@ -66,12 +87,22 @@ def make(records, *, batch=4, deliver=None, scores="scores", commit_interval_ms=
         kafka={"scores_topic": scores},
     )
     metrics, losses = Metrics(), Losses()
-    sink = deliver or (lambda sent: journal.append(("delivered", [(r.topic, r.key) for r in sent])))
+    probes = probes or Probes(60)
+
+    def write_down(sent):
+        journal.append(("delivered", [(one.topic, one.key) for one in sent]))
+        for one in sent:
+            values[one.topic].append(one.value)
+
+    sink = deliver or write_down
     engine = Engine(detector())
     clock = (number / 100 for number in itertools.count()).__next__
-    loop = WorkerLoop(source, sink, engine, settings, metrics, Probes(60), losses, clock)
+    loop = WorkerLoop(source, sink, engine, settings, metrics, probes, losses, clock)
     source.on_empty = loop.stop
-    return SimpleNamespace(loop=loop, source=source, engine=engine, journal=journal, metrics=metrics, losses=losses)
+    return SimpleNamespace(
+        loop=loop, source=source, engine=engine, journal=journal, values=values, metrics=metrics, losses=losses,
+        probes=probes,
+    )  # fmt: skip
 
 
 def committed(journal):
@@ -137,22 +168,154 @@ def test_a_lost_partition_is_not_committed():
     assert committed(made.journal) == {0: 7}
 
 
-def test_a_partition_that_came_back_is_not_forgotten():
-    made = make([record(i, BRIGHT) for i in range(4)], batch=1, commit_interval_ms=60_000)
-    original = made.source.poll
+def lose(made, number, *, comes_back):
+    """Take a partition away as the client tells it, and give it back where it comes back within the turn."""
+    partition = TopicPartition("frames", number)
+    asyncio.run(made.losses.on_partitions_revoked({partition}))
+    if comes_back:
+        asyncio.run(made.losses.on_partitions_assigned({partition}))
+    else:
+        made.source.assigned.discard(partition)
+
+
+def scored_offsets(made):
+    return [json.loads(value)["offset"] for value in made.values["scores"]]
+
+
+def test_a_partition_that_came_back_is_read_again_from_what_is_committed():
+    made = make([record(i) for i in range(8)], batch=2, commit_interval_ms=60_000)
+    made.source.starts = {0: 0}
+    made.source.journal.append(("commit", {0: 1}))
+    original, polls = made.source.poll, itertools.count()
 
     def poll(timeout_ms, max_records):
-        kept = {TopicPartition("frames", 0)}
-        asyncio.run(made.losses.on_partitions_revoked(kept))
-        asyncio.run(made.losses.on_partitions_assigned(kept))
+        polled = original(timeout_ms, max_records)
+        if next(polls) == 2:
+            lose(made, 0, comes_back=True)
+        return polled
+
+    made.source.poll = poll
+    made.loop.run()
+    assert scored_offsets(made) == [0, 1, 2, 3, *range(1, 8)]
+    assert committed(made.journal) == {0: 8}
+
+
+def test_what_was_fetched_before_a_loss_is_not_skipped_where_nothing_was_ever_committed():
+    made = make([record(i) for i in range(6)], batch=6, commit_interval_ms=60_000)
+    original, polls = made.source.poll, itertools.count()
+
+    def poll(timeout_ms, max_records):
+        polled = original(timeout_ms, min(max_records, 2))
+        if next(polls) == 1:
+            lose(made, 0, comes_back=True)
+        return polled
+
+    made.source.poll = poll
+    made.loop.run()
+    assert scored_offsets(made) == list(range(6))
+
+
+def test_an_event_of_a_partition_that_came_back_is_told_anew_under_its_id():
+    made = make([record(i, BRIGHT) for i in range(6)], batch=1, commit_interval_ms=60_000)
+    original, polls = made.source.poll, itertools.count()
+
+    def poll(timeout_ms, max_records):
+        if next(polls) == 4:
+            lose(made, 0, comes_back=True)
+            made.source.seek(TopicPartition("frames", 0), 0)
+        return original(timeout_ms, max_records)
+
+    made.source.journal.append(("commit", {0: 0}))
+    made.source.poll = poll
+    made.loop.run()
+    started = [json.loads(value)["id"] for value in made.values["alerts"]]
+    assert len(started) == 2
+    assert len(set(started)) == 1
+
+
+def test_a_partition_begins_where_it_began_although_no_frame_came_before_the_end():
+    made = make([])
+    made.source.starts = {0: 17, 1: 0}
+    made.loop.run()
+    assert committed(made.journal) == {0: 17, 1: 0}
+
+
+def test_a_partition_s_beginning_is_committed_before_its_first_frame_is_finished():
+    def fail(sent):
+        raise DeliveryError("not confirmed")
+
+    made = make([record(i) for i in range(30, 34)], deliver=fail)
+    made.source.starts = {1: 5}
+    with pytest.raises(DeliveryError):
+        made.loop.run()
+    assert made.loop._progress.uncommitted == {TopicPartition("frames", 0): 30, TopicPartition("frames", 1): 5}
+
+
+def test_an_unreadable_record_is_one_dead_letter_and_the_rest_goes_on():
+    made = make([record(i) for i in (0, 1, 3, 4)], batch=2)
+    original, errors = made.source.poll, [UnreadableRecordError(TopicPartition("frames", 0), 2, "no UTF-8")]
+
+    def poll(timeout_ms, max_records):
+        if made.source.waiting and made.source.waiting[0].offset == 3 and errors:
+            raise errors.pop()
         return original(timeout_ms, max_records)
 
     made.source.poll = poll
     made.loop.run()
-    topics = [topic for kind, what in made.journal if kind == "delivered" for topic, _ in what]
-    assert topics.count("alerts") == 1
-    assert committed(made.journal) == {0: 4}
-    assert made.losses.take() == set()
+    assert scored_offsets(made) == [0, 1, 3, 4]
+    assert made.values["frames.dead-letter"] == [b""]
+    assert committed(made.journal) == {0: 5}
+    assert 'framewatch_dead_letters_total{reason="unreadable_record"} 1.0' in scrape(made.metrics)
+
+
+def test_lag_is_told_after_a_commit_and_of_idle_partitions_and_of_lost_ones_no_more():
+    made = make([record(i) for i in range(998)], batch=100)
+    made.source.starts = {1: 1000}
+    for _ in range(300):
+        made.loop._turn()
+    text = scrape(made.metrics)
+    assert 'framewatch_lag_frames{partition="0"} 2.0' in text
+    assert 'framewatch_lag_frames{partition="1"} 0.0' in text
+    lose(made, 1, comes_back=False)
+    made.loop._turn()
+    assert 'partition="1"' not in scrape(made.metrics)
+
+
+def test_a_broker_that_does_not_answer_is_told_once_and_so_is_its_return(caplog):
+    now = [0.0]
+    made = make([], probes=Probes(60, clock=lambda: now[0]))
+    watch = SilenceWatch(made.probes)
+    said = []
+    for second in (10, 19, 21, 29, 40):
+        now[0] = made.source.silent_seconds = second
+        made.loop._turn()
+        watch.look()
+        said.append(scrape(made.metrics, "/readyz", made.probes)[:2])
+    assert said == ["ok", "ok", "50", "50", "50"]
+    made.source.silent_seconds = 0.0
+    for _ in range(2):
+        made.loop._turn()
+        watch.look()
+    assert scrape(made.metrics, "/readyz", made.probes) == "ok\n"
+    assert [entry.message for entry in caplog.records] == ["the broker does not answer", "the broker answers again"]
+
+
+def test_oddities_are_counted_and_an_implausible_time_is_no_delay():
+    future = str(round(time.time() * 1000) + 7_200_000).encode()
+    now = round(time.time() * 1000)
+    stated = [b"-5", b"soon", future, b"0", str(now).encode()]
+    records = [record(i, headers=[("captured-at-ms", one)], timestamp=now) for i, one in enumerate(stated)]
+    records += [record(5, timestamp=-1), record(6, value=frame(6, DARK).data + b"tail", timestamp=now)]
+    made = make(records)
+    made.loop.run()
+    text = scrape(made.metrics)
+    for kind, count in (
+        ("negative", 1), ("implausible", 2), ("future", 1), ("absent", 1),
+    ):  # fmt: skip
+        assert f'framewatch_frame_oddities_total{{kind="capture_time_{kind}"}} {count}.0' in text
+    assert 'framewatch_frame_oddities_total{kind="trailing_bytes"} 1.0' in text
+    # Of the two whose header says no time, the record's own counts.
+    assert "framewatch_capture_to_score_seconds_count 4.0" in text
 
 
 def test_what_was_fetched_of_a_partition_lost_since_is_neither_scored_nor_committed():
@@ -267,7 +430,7 @@ def test_a_dead_letter_keeps_the_bytes_and_drops_forged_headers():
     letter = dead_letter_record(record(5, value=b"raw", headers=headers), FrameError("empty", "why"), "dead")
     assert (letter.value, letter.key, letter.topic) == (b"raw", b"door", "dead")
     assert [value for name, value in letter.headers if name == "framewatch-reason"] == [b"empty"]
-    assert ("a", None) in letter.headers
+    assert ("a", b"") in letter.headers
     assert len(letter.headers) < 120
 
 

@@ -9,7 +9,7 @@ from contract.alert import Alert
 from contract.errors import FrameError
 from tests.worker.test_engine import BRIGHT, detector, frame
 from worker.engine import Engine
-from worker.records import alert_record, dead_letter_record, read_frame, score_record
+from worker.records import UnreadableRecord, alert_record, dead_letter_record, read_frame, score_record, without_bulk
 from worker.settings import KafkaSettings
 
 KAFKA = KafkaSettings()
@@ -70,7 +70,9 @@ def test_a_value_that_is_absent_is_the_engine_s_to_refuse():
 def test_a_dead_letter_says_why_and_where_it_stood():
     letter = dead_letter_record(record(key=None, value=None, timestamp=-1), FrameError("empty", "why" * 1000), "dead")
     headers = dict(letter.headers)
-    assert (letter.key, letter.value, letter.timestamp_ms) == (None, None, 0)
+    assert (letter.key, letter.value, letter.timestamp_ms) == (None, b"", None)
+    assert headers["framewatch-null-value"] == b"true"
+    assert headers["framewatch-timestamp-ms"] == b"-1"
     assert headers["framewatch-reason"] == b"empty"
     assert headers["framewatch-error"] == (b"why" * 1000)[:500]
     assert (headers["framewatch-topic"], headers["framewatch-partition"], headers["framewatch-offset"]) == (
@@ -84,7 +86,7 @@ def test_a_dead_letter_says_why_and_where_it_stood():
 def test_a_score_record_says_whose_frame_it_is_and_is_keyed_by_camera():
     (outcome,) = Engine(detector()).process([frame(9, BRIGHT, partition=3)])
     sent = score_record(outcome, 6.0, "scores")
-    assert (sent.topic, sent.key, sent.timestamp_ms) == ("scores", b"door", 9000)
+    assert (sent.topic, sent.key, sent.timestamp_ms) == ("scores", b"door", None)
     assert json.loads(sent.value) == {
         "camera_id": "door",
         "topic": "frames",
@@ -103,7 +105,7 @@ def test_an_alert_record_is_structured_cloud_events_keyed_by_camera():
     sent = alert_record(alert, KAFKA)
     assert (sent.topic, sent.key) == (KAFKA.alerts_topic, b"door")
     assert sent.headers == [("content-type", b"application/cloudevents+json; charset=UTF-8")]
-    assert sent.timestamp_ms == 1000
+    assert sent.timestamp_ms is None
     assert Alert.model_validate_json(sent.value) == alert
 
 
@@ -115,3 +117,53 @@ def test_the_same_frames_give_the_same_records():
         ]
 
     assert sent() == sent()
+
+
+def test_a_header_without_a_value_becomes_an_empty_one_that_is_named():
+    letter = dead_letter_record(
+        record(headers=[("a", None), ("b", b"x"), ("c", None)]), FrameError("empty", "why"), "dead"
+    )
+    assert letter.headers[:3] == [("a", b""), ("b", b"x"), ("c", b"")]
+    assert dict(letter.headers)["framewatch-null-headers"] == b"a,c"
+
+
+def test_a_value_that_is_absent_stays_so_where_there_is_a_key():
+    letter = dead_letter_record(record(value=None), FrameError("empty", "why"), "dead")
+    assert letter.value is None
+    assert "framewatch-null-value" not in dict(letter.headers)
+
+
+def test_a_record_that_could_not_be_read_is_refused_with_what_the_client_said():
+    unreadable = UnreadableRecord("frames", 2, 5, "frames[2]@5 cannot be read")
+    with pytest.raises(FrameError) as caught:
+        read_frame(unreadable)
+    assert caught.value.reason == "unreadable_record"
+    headers = dict(dead_letter_record(unreadable, caught.value, "dead").headers)
+    assert (headers["framewatch-partition"], headers["framewatch-offset"]) == (b"2", b"5")
+    assert headers["framewatch-error"] == b"frames[2]@5 cannot be read"
+
+
+def test_an_alert_without_its_bulk_is_the_alert_without_pictures():
+    outcomes = Engine(detector()).process([frame(i, BRIGHT) for i in range(3)])
+    (alert,) = (alert for outcome in outcomes for alert in outcome.alerts)
+    smaller = without_bulk(alert_record(alert, KAFKA))
+    bare = Alert.model_validate_json(smaller.value)
+    assert (bare.data.snapshot, bare.data.heat_map) == (None, None)
+    assert (bare.id, bare.data.boxes) == (alert.id, alert.data.boxes)
+    assert without_bulk(smaller) is None
+
+
+def test_a_dead_letter_without_its_bulk_still_says_why_and_where():
+    big = record(key=b"k" * 5000, value=b"v" * 100, headers=[("own", b"h" * 100)])
+    smaller = without_bulk(dead_letter_record(big, FrameError("too_many_bytes", "why"), "dead"))
+    headers = dict(smaller.headers)
+    assert (smaller.key, smaller.value) == (None, b"")
+    assert headers["framewatch-value-left-out"] == b"100"
+    assert (headers["framewatch-reason"], headers["framewatch-offset"]) == (b"too_many_bytes", b"5")
+    assert "own" not in headers
+    assert without_bulk(smaller) is None
+
+
+def test_a_score_has_no_bulk_to_leave_out():
+    (outcome,) = Engine(detector()).process([frame(9, BRIGHT)])
+    assert without_bulk(score_record(outcome, 6.0, "scores")) is None

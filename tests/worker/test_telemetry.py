@@ -2,6 +2,8 @@
 
 import http.client
 import socket
+import struct
+import time
 
 import pytest
 
@@ -18,8 +20,8 @@ def served():
         yield metrics, probes, now, server.port
 
 
-def get(port, path, method="GET"):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+def get(port, path, method="GET", host="127.0.0.1"):
+    connection = http.client.HTTPConnection(host, port, timeout=5)
     try:
         connection.request(method, path)
         answer = connection.getresponse()
@@ -116,3 +118,65 @@ def test_after_it_ended_nothing_listens():
         assert get(port, "/livez")[0] == 200
     with pytest.raises(ConnectionRefusedError):
         get(port, "/livez")
+
+
+def test_not_ready_while_the_broker_is_silent_and_ready_again_after(served):
+    _, probes, now, port = served
+    probes.ready = True
+    now[0] = 19.9
+    assert get(port, "/readyz")[0] == 200
+    now[0] = 20
+    assert get(port, "/readyz")[0] == 503
+    probes.answered(seconds_ago=25)
+    assert get(port, "/readyz")[0] == 503
+    probes.answered(seconds_ago=1)
+    assert get(port, "/readyz")[0] == 200
+
+
+def test_an_older_answer_does_not_undo_a_later_one():
+    now = [0.0]
+    probes = Probes(10, clock=lambda: now[0])
+    now[0] = 30
+    probes.answered()
+    probes.answered(seconds_ago=30)
+    assert not probes.silent
+
+
+def test_the_loopback_address_of_ipv6_can_be_served():
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    with TelemetryServer(HttpSettings(host="::1", port=0), Metrics(), Probes(10)) as server:
+        assert get(server.port, "/livez", host="::1") == (200, "ok\n")
+
+
+def test_a_connection_that_is_reset_or_silent_writes_nothing(served, capfd, monkeypatch):
+    monkeypatch.setattr("worker.telemetry._QuietHandler.timeout", 0.1)
+    with socket.create_connection(("127.0.0.1", served[3])):
+        time.sleep(0.5)
+    for _ in range(3):
+        reset = socket.create_connection(("127.0.0.1", served[3]))
+        reset.sendall(b"GET /metrics HTTP/1.1\r\n")
+        reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset.close()
+    time.sleep(0.5)
+    assert get(served[3], "/livez")[0] == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_cameras_beyond_a_bound_share_a_label():
+    metrics = Metrics()
+    labels = [metrics.camera_label(f"camera-{number}") for number in range(600)]
+    assert labels[:512] == [f"camera-{number}" for number in range(512)]
+    assert set(labels[512:]) == {"other"}
+    assert metrics.camera_label("camera-5") == "camera-5"
+
+
+def test_the_lag_of_lost_partitions_is_told_no_more_and_losing_twice_is_nothing(served):
+    metrics, _, _, port = served
+    metrics.lag.labels("0").set(1)
+    metrics.lag.labels("1").set(1)
+    metrics.forget_lag([1, 7])
+    metrics.forget_lag([1])
+    text = get(port, "/metrics")[1]
+    assert 'framewatch_lag_frames{partition="0"}' in text
+    assert 'framewatch_lag_frames{partition="1"}' not in text

@@ -1,0 +1,68 @@
+"""What of an address may be shown: credentials stand in those of cameras, and in no name, message or record."""
+
+import ipaddress
+import re
+from typing import Final
+
+_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(.*)", re.DOTALL)
+_RANGES: Final = re.compile(r"#[0-9:, ]*\Z")
+_SHOWN_KEYS: Final = frozenset({"camera", "from", "to", "allow_plaintext"})
+_HIDDEN: Final = "***"
+
+
+def without_credentials(source: str) -> str:
+    """Hide what may be secret in an address: who logs in, and the values of its query.
+
+    A password in which ``@ / ? #`` stand unescaped is hidden too, at the price of hiding a host now and then. What is
+    no address, such as a path, comes back unchanged, and so do frame ranges and the query of ``kafka://``.
+
+    Args:
+        source: A source as `contract.source.open_source` takes it.
+    """
+    url = _URL.fullmatch(source)
+    if url is None:
+        return source
+    scheme, rest = url.groups()
+    login, place = _split_login(rest)
+    ranges = _RANGES.search(place)
+    fragment = ranges[0] if ranges else ""
+    place, mark, query = place.removesuffix(fragment).replace("#", "?", 1).partition("?")
+    shown = _SHOWN_KEYS if scheme.lower() == "kafka://" else frozenset()
+    query = "&".join(_hide_value(part, shown) for part in query.split("&"))
+    return scheme + (f"{_HIDDEN}@" if login else "") + place + (mark + query if mark else "") + fragment
+
+
+def name_of_address(address: str) -> str:
+    """Name a camera by its host and path alone, in characters that a camera id may have."""
+    url = _URL.fullmatch(address)
+    place = re.split(r"[?#]", _split_login(url[2])[1], maxsplit=1)[0] if url is not None else address
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", place).strip("-")[:128] or "camera"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, without asking a name server."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _split_login(rest: str) -> tuple[str, str]:
+    """Split what follows ``scheme://`` into what stands before the host and the rest."""
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    before_query = rest.partition("?")[0]
+    port = authority.rpartition(":")[2]
+    if "@" in before_query and ("@" in authority or ":" in authority):
+        login, _, place = before_query.rpartition("@")
+        return login, place + rest[len(before_query) :]
+    if "@" in rest and ":" in authority and not port.isdecimal() and not authority.endswith("]"):
+        login, _, place = rest.rpartition("@")
+        return login, place
+    return "", rest
+
+
+def _hide_value(part: str, shown: frozenset[str]) -> str:
+    key, mark, _ = part.partition("=")
+    if key in shown:
+        return part
+    return key + mark + _HIDDEN if mark else _HIDDEN

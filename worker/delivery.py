@@ -1,0 +1,107 @@
+"""Records onto their topics, confirmed by the broker before the caller goes on."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+
+from contract.errors import DeliveryError
+from worker.kafka_clients import describe_error, open_producer
+from worker.records import OutgoingRecord, without_bulk
+from worker.settings import KafkaSettings
+
+_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+
+
+class Delivery:
+    """Sends through a producer of its own, which it opens anew where the broker refused a record for its size.
+
+    kafka-python's idempotent producer sends nothing more after such a refusal.
+
+    Args:
+        kafka: The broker.
+        linger_ms: Time that a record waits for others to travel with.
+
+    Raises:
+        BrokerUnavailableError: No broker answers.
+        ConfigError: The client refuses the settings.
+    """
+
+    def __init__(self, kafka: KafkaSettings, *, linger_ms: int = 0) -> None:
+        self._kafka = kafka
+        self._linger_ms = linger_ms
+        self._timeout_seconds = kafka.delivery_timeout_ms / 1000
+        self._producer = open_producer(kafka, linger_ms=linger_ms)
+        # Sizes refused, by topic, so that only the first such record costs a producer.
+        self._refused_bytes: dict[str, int] = {}
+
+    def send(self, records: Sequence[OutgoingRecord]) -> None:
+        """Send records and wait until the broker has confirmed every one.
+
+        One that is too large for the producer or its topic goes without what can be left out, see `without_bulk`, and
+        after those sent with it. A record may stand on its topic twice after an error here: its id tells.
+
+        Raises:
+            DeliveryError: A record was not confirmed; the offsets behind it must not be committed.
+            BrokerUnavailableError: No broker answers a producer opened anew.
+        """
+        for record in self._send_all([self._fitted(record) for record in records]):
+            # One by one: what was refused may only have travelled with what was too large.
+            if self._send_all([record]):
+                self._refused_bytes[record.topic] = min(_size(record), self._refused_bytes.get(record.topic, 2**63))
+                smaller = without_bulk(record)
+                if smaller is None or self._send_all([smaller]):
+                    raise DeliveryError(
+                        f"record for {record.topic} of {_size(record)} bytes is too large; raise max.message.bytes of "
+                        "the topic. Nothing behind it is committed"
+                    )
+
+    def close(self, timeout_seconds: float) -> None:
+        """Close the producer within a time; what was not confirmed is given up."""
+        self._producer.close(timeout=timeout_seconds)
+
+    def _fitted(self, record: OutgoingRecord) -> OutgoingRecord:
+        limit = self._refused_bytes.get(record.topic)
+        return record if limit is None or _size(record) < limit else without_bulk(record) or record
+
+    def _send_all(self, records: Sequence[OutgoingRecord]) -> list[OutgoingRecord]:
+        """Send records, wait for all, and return those refused for their size or that of what they travelled with."""
+        sent: list[tuple[OutgoingRecord, Any]] = []
+        too_large, refused = [], []
+        for record in records:
+            with _delivery_errors(record):
+                try:
+                    future = self._producer.send(
+                        record.topic, record.value, key=record.key, headers=record.headers,
+                        timestamp_ms=record.timestamp_ms,
+                    )  # fmt: skip
+                except _TOO_LARGE:
+                    too_large.append(record)
+                else:
+                    sent.append((record, future))
+        for record, future in sent:
+            with _delivery_errors(record):
+                try:
+                    future.get(timeout=self._timeout_seconds)
+                except _TOO_LARGE:
+                    refused.append(record)
+        if refused:
+            self._producer.close(timeout=0)
+            self._producer = open_producer(self._kafka, linger_ms=self._linger_ms)
+        return too_large + refused
+
+
+def _size(record: OutgoingRecord) -> int:
+    headers = sum(len(name) + len(value) for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers
+
+
+@contextmanager
+def _delivery_errors(record: OutgoingRecord) -> Iterator[None]:
+    try:
+        yield
+    except (KafkaError, TypeError, ValueError) as error:
+        raise DeliveryError(
+            f"record for {record.topic} was not confirmed: {describe_error(error)}; nothing behind it is committed"
+        ) from error
