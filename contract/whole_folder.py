@@ -21,7 +21,10 @@ def require_free(out: Path, *, replaceable: bool = False) -> Path:
     Raises:
         ConfigError: It is a file, lies in a file, is the current folder, or holds other files.
     """
-    out = out.resolve()
+    try:
+        out = out.resolve()
+    except RuntimeError as error:  # what Python 3.11 makes of a loop of links
+        raise ConfigError(f"--out {out} is a loop of links; name a new folder") from error
     if out == Path.cwd():
         raise ConfigError("--out is the current folder; name a new one")
     if any(parent.is_file() for parent in out.parents):
@@ -46,7 +49,7 @@ def whole_folder(out: Path, *, replaceable: bool = False) -> Iterator[Path]:
     """
     out = require_free(out, replaceable=replaceable)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name[:64]}.", dir=out.parent) as parent:
+    with tempfile.TemporaryDirectory(prefix=f".{out.name[:32]}.", dir=out.parent) as parent:
         folder, before = Path(parent) / "new", Path(parent) / "before"
         folder.mkdir(mode=0o755)
         yield folder

@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from contract.clip import Clip
+from contract.clip import Clip, require_end
 from contract.errors import ConfigError, FootageError, FrameError
 from contract.frame import FrameLimits, Preprocessing, decode_frame, read_frame_header
 from contract.source import FOLDER_FRAMES_PER_SECOND
@@ -175,9 +175,7 @@ class FootageReader:
             ConfigError: A clip is live and has no end, or frames of one clip differ in size.
             FootageError: No clip can be read, too many frames cannot, there are too few, or all are identical.
         """
-        for clip in clips:
-            if clip.live and not getattr(clip, "ranges", ()):
-                raise ConfigError(f"SOURCE {clip.name} has no end; say how many frames to record, such as #0:2999")
+        require_end(clips)
         with tempfile.TemporaryFile(dir=self._folder) as file:
             for clip in clips:
                 try:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from contract.clip import Clip, SourceFrame
-from contract.errors import ConfigError, FootageError, FrameError
+from contract.clip import Clip, SourceFrame, require_end
+from contract.errors import FootageError, FrameError
 from contract.event import EventRule
 from contract.frame import FrameLimits, Preprocessing, decode_frame
 from contract.scoring import Calibration, FloatArray
@@ -134,9 +134,7 @@ def score_footage(model: ScoringModel, clips: Sequence[Clip], labels: Labels | N
         FootageError: A frame cannot be decoded, or there is none.
         LabelError: The labels do not describe the frames.
     """
-    for clip in clips:
-        if clip.live:
-            raise ConfigError(f"SOURCE {clip.name}: a camera has no end; give recorded footage or a kafka:// range")
+    require_end(clips)
     stretches: list[ScoredStretch] = []
     worst: list[WorstFrame] = []
     with StageProgress("Scoring", console) as progress:

@@ -60,6 +60,7 @@ def open_consumer(kafka: KafkaSettings) -> KafkaConsumer:
             fetch_max_bytes=max(kafka.fetch_bytes, 50 * 2**20),
             partition_assignment_strategy=(CooperativeStickyAssignor,),
             allow_auto_create_topics=False,
+            isolation_level="read_committed",
         )
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 from contract.clip import Clip
 from contract.errors import ConfigError, FootageError
-from contract.kafka_source import CAMERA_ID
+from contract.kafka_source import CAMERA_ID, CAPTURED_AT_HEADER
 from worker.delivery import Delivery
 from worker.kafka_clients import open_reader, require_topics
-from worker.records import CAPTURED_AT_HEADER, OutgoingRecord
+from worker.records import OutgoingRecord
 from worker.settings import KafkaSettings
 
 _CONFIRM_EVERY = 64

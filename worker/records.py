@@ -5,11 +5,10 @@ from typing import Any, Final, NamedTuple
 
 from contract.alert import CONTENT_TYPE, Alert
 from contract.errors import FrameError
-from contract.kafka_source import CAMERA_ID
+from contract.kafka_source import CAMERA_ID, CAPTURED_AT_HEADER, captured_at_ms
 from worker.engine import IncomingFrame, Outcome
 from worker.settings import KafkaSettings
 
-CAPTURED_AT_HEADER: Final = "captured-at-ms"
 REASON_HEADER: Final = "framewatch-reason"
 _LEFT_OUT_HEADER: Final = "framewatch-value-left-out"
 _MAX_HEADERS: Final = 100
@@ -79,16 +78,7 @@ def read_frame(record: Any) -> IncomingFrame:  # noqa: ANN401 - the client's rec
         raise FrameError("bad_camera_id", f"the key {camera_id[:140]!r} is not 1 to 128 of A-Z a-z 0-9 . _ -")
     if len(record.headers) > _MAX_HEADERS:
         raise FrameError("too_many_headers", f"{len(record.headers)} headers, at most {_MAX_HEADERS} are taken")
-    return IncomingFrame(
-        camera_id, record.topic, record.partition, record.offset, _captured_at_ms(record), record.value
-    )
-
-
-def _captured_at_ms(record: Any) -> int:  # noqa: ANN401
-    for name, value in record.headers:
-        if name == CAPTURED_AT_HEADER and value is not None and len(value) <= _MAX_TIME_DIGITS and value.isdigit():
-            return min(int(value), _MAX_TIME_MS)
-    return min(max(record.timestamp or 0, 0), _MAX_TIME_MS)
+    return IncomingFrame(camera_id, record.topic, record.partition, record.offset, captured_at_ms(record), record.value)
 
 
 def capture_time_oddity(record: Any, now_ms: float) -> str | None:  # noqa: ANN401
@@ -109,7 +99,7 @@ def capture_time_oddity(record: Any, now_ms: float) -> str | None:  # noqa: ANN4
         return "capture_time_negative" if stated[:1] == b"-" and stated[1:].isdigit() else "capture_time_implausible"
     if stated is not None and len(stated) > _MAX_TIME_DIGITS:
         return "capture_time_implausible"
-    captured_ms = _captured_at_ms(record)
+    captured_ms = captured_at_ms(record)
     if captured_ms > now_ms + _CLOCKS_DIFFER_MS:
         return "capture_time_future"
     return None if captured_ms >= _YEAR_2000_MS else "capture_time_implausible"

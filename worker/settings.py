@@ -1,12 +1,12 @@
 """Settings of the worker."""
 
-import ipaddress
 import stat
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from contract.address import is_loopback
 from contract.event import EventRule
 from contract.frame import FrameLimits
 from contract.runtime import Provider
@@ -15,13 +15,6 @@ from contract.settings import FrozenModel, Settings
 _MAX_PORT = 65_535
 _ADDRESS = r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}"
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
-
-
-def _is_loopback_address(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class KafkaSettings(FrozenModel):
@@ -127,7 +120,7 @@ class KafkaSettings(FrozenModel):
 
     def _is_on_loopback(self) -> bool:
         hosts = [address.rpartition(":")[0].strip("[]") for address in self.bootstrap_servers.split(",")]
-        return all(host == "localhost" or _is_loopback_address(host) for host in hosts)
+        return all(is_loopback(host) for host in hosts)
 
     def password(self) -> SecretStr | None:
         """The password, read from its file where one is named.
@@ -175,7 +168,7 @@ class HttpSettings(FrozenModel):
 
     @model_validator(mode="after")
     def _stays_home(self) -> Self:
-        if self.host != "localhost" and not _is_loopback_address(self.host) and not self.allow_all_interfaces:
+        if not is_loopback(self.host) and not self.allow_all_interfaces:
             raise ValueError(
                 f"host {self.host} can be reached from outside; set allow_all_interfaces to true if it should"
             )

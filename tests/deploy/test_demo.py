@@ -18,11 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def start(folder):
+def start(folder, *arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DEMO_MARK": folder.name}
     with (folder / "said.txt").open("wb") as said:
         return subprocess.Popen(
-            [sys.executable, "-m", "deploy.demo"], cwd=folder, env=environment, stdout=said, stderr=said,
+            [sys.executable, *arguments], cwd=folder, env=environment, stdout=said, stderr=said,
             start_new_session=True,
         )  # fmt: skip
 
@@ -45,7 +45,7 @@ def port_of(folder):
     return int(settings["kafka"]["bootstrap_servers"].rpartition(":")[2])
 
 
-def test_three_visits_give_three_events_twice_over_beside_a_busy_port(tmp_path):
+def test_three_visits_give_three_events_over_an_earlier_run_and_beside_a_busy_port(tmp_path):
     folder = tmp_path / "demo-user"
     folder.mkdir()
     with socket.socket() as busy:
@@ -57,7 +57,7 @@ def test_three_visits_give_three_events_twice_over_beside_a_busy_port(tmp_path):
             pass  # Somebody else keeps it busy, which serves as well.
         (folder / "demo-out").mkdir()
         (folder / "demo-out" / "stale.txt").write_text("of an earlier run")
-        child = start(folder)
+        child = start(folder, "-m", "deploy.demo")
         assert child.wait() == 0, (folder / "said.txt").read_text()
     out = folder / "demo-out"
     summary = json.loads((out / "summary.json").read_text())
@@ -81,13 +81,13 @@ def test_three_visits_give_three_events_twice_over_beside_a_busy_port(tmp_path):
         assert probe.connect_ex(("127.0.0.1", port_of(folder))) != 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_demo_leaves_no_process_behind(tmp_path, number, monkeypatch):
     folder = tmp_path / f"interrupted-{number}"
     folder.mkdir()
-    child = start(folder)
-    # Early for one signal, while the broker and the worker run for the other.
-    wanted = folder / "demo-out" / ("run/settings.json" if number == signal.SIGTERM else "worker.log")
+    # A model that has learnt little will do to have the broker and the worker running, for one of the signals.
+    child = start(folder, "-c", "import sys, deploy.demo as demo; demo.EPOCHS = 1; sys.exit(demo.main())")
+    wanted = folder / "demo-out" / ("worker.log" if number == signal.SIGINT else "run/settings.json")
     ends_at = time.monotonic() + 300
     while not wanted.exists() and child.poll() is None and time.monotonic() < ends_at:
         time.sleep(0.1)

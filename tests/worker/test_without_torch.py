@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.worker.test_live import Deployment, frames_of, terminate
+
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKED = (
     "torch",
@@ -65,8 +67,21 @@ def test_scores_denoises_and_embeds(environment, tiny_bundle, tmp_path):
     assert (tmp_path / "latents" / "latents.png").exists()
 
 
+@pytest.mark.broker
+def test_runs_live(environment, broker, tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    deployment = Deployment(broker, tmp_path, tiny_bundle.bundle, "without-torch")
+    with deployment.worker() as worker:
+        deployment.send(frames_of(str(tiny_bundle.footage), "door"))
+        assert len(deployment.read("scores", 60)) == 60
+        assert terminate(worker) == 0
+    assert deployment.read("alerts", 2)
+
+
 def test_passes_its_own_tests(environment):
-    tests = ["tests/worker/test_engine.py", "tests/worker/test_loop.py"]
+    tests = [
+        f"tests/worker/test_{name}.py" for name in ("engine", "loop", "records", "telemetry", "settings", "stopping")
+    ]
     done = run(environment, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
