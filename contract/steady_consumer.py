@@ -85,11 +85,21 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
         self._looked_at = self._answered_at = time.monotonic()
         return UnreadableRecordError(part.topic_partition, offset, f"{type(error).__name__}: {error}")
 
+    def _some_partition(self) -> set[TopicPartition]:
+        for topic in sorted(self.subscription() or ()):
+            for number in sorted(self.partitions_for_topic(topic)):
+                return {TopicPartition(topic, number)}
+        return set()
+
     def _look(self) -> None:
         """Compare positions with the ends of the partitions; one that stays behind for long is stalled."""
         partitions = self.assignment() - self.paused()
+        # A member that has no partition, as after a long silence of the broker, still has to ask whether it is there.
+        asked = partitions or self._some_partition()
+        if not asked:
+            return
         try:
-            ends = self.end_offsets(list(partitions), timeout_ms=_REQUEST_MS) if partitions else {}
+            ends = self.end_offsets(list(asked), timeout_ms=_REQUEST_MS)
             places = {tp: self.position(tp, timeout_ms=_REQUEST_MS) for tp in partitions}
         except KafkaError as error:
             # A broker that does not answer is nothing to seek for; the client reconnects by itself.

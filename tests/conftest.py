@@ -1,6 +1,7 @@
 """Fixtures that more than one package's tests use."""
 
 import gc
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,17 @@ _NOT_OURS = (
 def pytest_configure(config: pytest.Config) -> None:
     for line in _NOT_OURS:
         config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_they_were() -> Iterator[None]:
+    """Undo what a command that ran in this process set up: levels that would hide another test's log lines."""
+    loggers = [logging.getLogger(name) for name in ("", "kafka", "worker", "contract")]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

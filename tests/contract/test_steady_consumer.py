@@ -131,3 +131,22 @@ def test_seconds_since_an_answer_grow_only_while_none_comes(consumer, monkeypatc
     monkeypatch.setattr(steady_consumer, "CHECK_EVERY_SECONDS", 0.0)
     consumer.poll(timeout_ms=50)
     assert consumer.seconds_since_answer() < 0.2
+
+
+def test_a_member_without_partitions_still_asks_whether_the_broker_is_there(consumer, monkeypatch):
+    assert read(consumer) == [b"0", b"1", b"2"]
+    topic = next(iter(consumer.assignment())).topic
+    monkeypatch.setattr(consumer, "assignment", set)
+    monkeypatch.setattr(consumer, "subscription", lambda: {topic})
+    monkeypatch.setattr(KafkaConsumer, "poll", lambda *_arguments: {})
+    consumer._answered_at -= 100
+    consumer.poll()
+    assert consumer.seconds_since_answer() < 100
+
+    def silent(*_arguments, **_named):
+        raise KafkaTimeoutError("no answer")
+
+    consumer._answered_at -= 100
+    monkeypatch.setattr(consumer, "end_offsets", silent)
+    consumer.poll()
+    assert consumer.seconds_since_answer() >= 100

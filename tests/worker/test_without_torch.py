@@ -75,7 +75,7 @@ def test_runs_live(environment, broker, tiny_bundle, tmp_path, monkeypatch):
         deployment.send(frames_of(str(tiny_bundle.footage), "door"))
         assert len(deployment.read("scores", 60)) == 60
         assert terminate(worker) == 0
-    assert deployment.read("alerts", 2)
+    assert len(deployment.read("alerts", 1)) == 1
 
 
 def test_passes_its_own_tests(environment):
