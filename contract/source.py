@@ -49,7 +49,11 @@ class VideoClip(Clip):
     live: bool = False
 
     def frames(self) -> Iterator[SourceFrame]:
-        """Read frames as JPEG; blocks while a camera has none."""
+        """Read frames as JPEG; blocks while a camera has none.
+
+        Raises:
+            FootageError: The video cannot be opened, breaks off, or ends before a range asked for.
+        """
         for index, captured_at_ms, data in read_video(self.address, self.ranges, live=self.live):
             yield SourceFrame(index, captured_at_ms, data)
 
@@ -63,7 +67,11 @@ class ImageClip(Clip):
     ranges: Sequence[FrameRange] = ()
 
     def frames(self) -> Iterator[SourceFrame]:
-        """Read the files; those that are neither JPEG nor PNG are encoded as PNG."""
+        """Read the files; those that are neither JPEG nor PNG are encoded as PNG.
+
+        Raises:
+            FootageError: A file cannot be read or decoded, or a range asked for reaches beyond the last.
+        """
         for index, path in enumerate(self.paths):
             if in_ranges(index, self.ranges):
                 yield SourceFrame(index, round(index * 1000 / FOLDER_FRAMES_PER_SECOND), _read_image(path))

@@ -102,7 +102,11 @@ class FrameLabels(Labels):
         self._labels = labels
 
     def of_frames(self, clip: str, indices: Sequence[int], *, whole: bool) -> npt.NDArray[np.bool_]:
-        """Tell which frames are anomalous; every frame must be labelled."""
+        """Tell which frames are anomalous; every frame must be labelled.
+
+        Raises:
+            LabelError: A frame has no line, or a line names a frame that the whole clip does not have.
+        """
         labels = self._labels[clip]
         for index in indices:
             if index not in labels:
@@ -121,7 +125,11 @@ class RangeLabels(Labels):
         self._ranges = ranges
 
     def of_frames(self, clip: str, indices: Sequence[int], *, whole: bool) -> npt.NDArray[np.bool_]:
-        """Tell which frames are anomalous; those in no range are normal."""
+        """Tell which frames are anomalous; those in no range are normal.
+
+        Raises:
+            LabelError: A range reaches beyond the whole clip.
+        """
         places = np.asarray(indices, np.int64)
         anomalous = np.zeros(len(places), np.bool_)
         for first, last, label, line in self._ranges.get(clip, ()):
@@ -143,7 +151,11 @@ class MaskLabels(Labels):
         self._masks = masks
 
     def of_frames(self, clip: str, indices: Sequence[int], *, whole: bool) -> npt.NDArray[np.bool_]:
-        """Tell which frames have an anomalous pixel; every frame must have a mask."""
+        """Tell which frames have an anomalous pixel; every frame must have a mask.
+
+        Raises:
+            LabelError: The whole clip has another number of frames than of masks, or a mask cannot be read.
+        """
         masks = self._masks[clip]
         if whole and len(masks) != len(indices):
             hint = "; are they numbered from 1?" if len(masks) and min(masks) > 0 else ""
@@ -154,7 +166,11 @@ class MaskLabels(Labels):
         return np.array([bool(self.mask(clip, index).any()) for index in indices], np.bool_)
 
     def mask(self, clip: str, index: int) -> Mask:
-        """Read the mask of a frame."""
+        """Read the mask of a frame: uint8 of shape (height, width), above 0 where anomalous.
+
+        Raises:
+            LabelError: The frame has no mask, or it cannot be read.
+        """
         masks = self._masks[clip]
         if index not in masks:
             hint = "; masks must be numbered from 0" if min(masks) > 0 else ""

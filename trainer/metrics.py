@@ -216,7 +216,11 @@ def track_events(scores: FloatVector, rule: EventRule, threshold: float, release
 
 
 def labelled_events(labels: BoolVector) -> list[tuple[int, int]]:
-    """First and last place of each run of anomalous frames."""
+    """First and last place of each run of anomalous frames.
+
+    Args:
+        labels: True where anomalous, shape (frames,).
+    """
     edges = np.flatnonzero(np.diff(np.concatenate([[0], labels.astype(np.int8), [0]])))
     return [(int(start), int(stop) - 1) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
 

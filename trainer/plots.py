@@ -111,7 +111,13 @@ def draw_precision_recall(labels: npt.NDArray[np.bool_], rankings: Mapping[str, 
 
 
 def draw_timeline(footage: ScoredFootage, threshold: float, path: Path) -> None:
-    """Draw the score of every frame, one row a clip, with labelled stretches shaded and the threshold."""
+    """Draw the score of every frame, one row a clip, with labelled stretches shaded and the threshold.
+
+    Args:
+        footage: What was scored.
+        threshold: Score from which a frame is anomalous.
+        path: PNG to write.
+    """
     names = footage.clips[:_MAX_CLIPS]
     rows = len(names)
     figure = Figure(figsize=(10, 1.3 + (1.25 if rows > 3 else 2.2) * rows), layout="constrained")
@@ -138,7 +144,14 @@ def draw_timeline(footage: ScoredFootage, threshold: float, path: Path) -> None:
 
 
 def draw_histogram(scores: Vector, labels: npt.NDArray[np.bool_] | None, threshold: float, path: Path) -> None:
-    """Draw how scores are spread, normal and anomalous frames apart, with the threshold."""
+    """Draw how scores are spread, normal and anomalous frames apart, with the threshold.
+
+    Args:
+        scores: Shape (frames,), at least one.
+        labels: True where anomalous, same shape; None where there are no labels.
+        threshold: Score from which a frame is anomalous.
+        path: PNG to write.
+    """
     figure, axes = _start((7.5, 4.4))
     edges = np.linspace(min(float(scores.min()), threshold), max(float(scores.max()), threshold) + 1e-6, 61)
     groups = [("frames", scores, _NORMAL, "")] if labels is None else [
@@ -154,7 +167,13 @@ def draw_histogram(scores: Vector, labels: npt.NDArray[np.bool_] | None, thresho
 
 
 def draw_worst(footage: ScoredFootage, threshold: float, path: Path) -> None:
-    """Draw the frames of the highest scores, each with its heat map beside it."""
+    """Draw the frames of the highest scores, each with its heat map beside it.
+
+    Args:
+        footage: What was scored.
+        threshold: Score from which a frame is anomalous; it sets the heat map's range.
+        path: PNG to write.
+    """
     frames = footage.worst
     rows = (len(frames) + 1) // 2
     figure = Figure(figsize=(13, 0.9 + 2.0 * rows), layout="constrained")

@@ -39,7 +39,12 @@ class EpochRecord:
 
 
 def draw_curves(records: Sequence[EpochRecord], path: Path) -> None:
-    """Draw both losses over the steps, and mark the epoch that was kept."""
+    """Draw both losses over the steps, and mark the epoch that was kept.
+
+    Args:
+        records: Figures of every epoch, at least one.
+        path: PNG file to write.
+    """
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -55,7 +60,13 @@ def draw_curves(records: Sequence[EpochRecord], path: Path) -> None:
 
 
 def draw_reconstructions(detector: Detector, samples: Samples, path: Path) -> None:
-    """Draw input, reconstruction and anomaly map of held-out frames, as they came and disturbed."""
+    """Draw input, reconstruction and anomaly map of held-out frames, as they came and disturbed.
+
+    Args:
+        detector: In evaluation mode.
+        samples: Held-out clips; the first few are drawn.
+        path: PNG file to write.
+    """
     count = min(_SHOWN, len(samples.calibration))
     clips = np.concatenate([samples.calibration[:count], samples.disturbed[:count]])
     device = detector.cell_mean.device
