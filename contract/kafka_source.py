@@ -19,6 +19,9 @@ from contract.steady_consumer import SteadyConsumer
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 CAMERA_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CAPTURED_AT_HEADER: Final = "captured-at-ms"
+MAX_TIME_DIGITS: Final = 15
+"""Digits of a capture time in a header at the most."""
+
 _MAX_TIME_MS: Final = 253_402_300_799_000
 _KEYS: Final = {"camera", "from", "to", "allow_plaintext"}
 _EXPECTED: Final = "expected kafka://HOST:PORT/TOPIC?camera=ID&from=TIME&to=TIME"
@@ -119,7 +122,7 @@ def captured_at_ms(record: Any) -> int:  # noqa: ANN401 - the client's record ty
     nearest bound.
     """
     for name, value in record.headers:
-        if name == CAPTURED_AT_HEADER and value is not None and len(value) <= 15 and value.isdigit():
+        if name == CAPTURED_AT_HEADER and value is not None and len(value) <= MAX_TIME_DIGITS and value.isdigit():
             return min(int(value), _MAX_TIME_MS)
     return min(max(record.timestamp or 0, 0), _MAX_TIME_MS)
 

@@ -135,9 +135,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 def _yaml_problem(error: Exception) -> str:
     """Say what is wrong and where, but not what stands there: it may be a password."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        problem = _QUOTED.sub(
-            lambda found: found[0] if len(found[0]) < 5 or found[0][1] == "<" else "…", error.problem or ""
-        )
+        problem = _QUOTED.sub(_own_token, error.problem or "")
         return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {problem.strip()}"
     if isinstance(error, yaml.reader.ReaderError):
         return f"a character that YAML does not allow at position {error.position}"

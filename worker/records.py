@@ -5,15 +5,13 @@ from typing import Any, Final, NamedTuple
 
 from contract.alert import CONTENT_TYPE, Alert
 from contract.errors import FrameError
-from contract.kafka_source import CAMERA_ID, CAPTURED_AT_HEADER, captured_at_ms
+from contract.kafka_source import CAMERA_ID, CAPTURED_AT_HEADER, MAX_TIME_DIGITS, captured_at_ms
 from worker.engine import IncomingFrame, Outcome
 from worker.settings import KafkaSettings
 
 REASON_HEADER: Final = "framewatch-reason"
 _LEFT_OUT_HEADER: Final = "framewatch-value-left-out"
 _MAX_HEADERS: Final = 100
-_MAX_TIME_MS: Final = 253_402_300_799_000
-_MAX_TIME_DIGITS: Final = 15
 _YEAR_2000_MS: Final = 946_684_800_000
 _CLOCKS_DIFFER_MS: Final = 60_000
 _MAX_BARE_KEY_BYTES: Final = 1024
@@ -97,7 +95,7 @@ def capture_time_oddity(record: Any, now_ms: float) -> str | None:  # noqa: ANN4
         return "capture_time_absent"
     if stated is not None and not stated.isdigit():
         return "capture_time_negative" if stated[:1] == b"-" and stated[1:].isdigit() else "capture_time_implausible"
-    if stated is not None and len(stated) > _MAX_TIME_DIGITS:
+    if stated is not None and len(stated) > MAX_TIME_DIGITS:
         return "capture_time_implausible"
     captured_ms = captured_at_ms(record)
     if captured_ms > now_ms + _CLOCKS_DIFFER_MS:

@@ -151,19 +151,24 @@ def test_stop_finishes_the_batch_and_commits_it():
     assert committed(made.journal) == {0: 4}
 
 
-def test_a_lost_partition_is_not_committed():
-    made = make([record(i, partition=i % 2) for i in range(8)], batch=8, commit_interval_ms=60_000)
+def lose_at_the_end(made, number):
+    """Take a partition away once everything was fetched and before the batch is scored."""
     original = made.source.poll
 
     def poll(timeout_ms, max_records):
         polled = original(timeout_ms, max_records)
         if not polled:
-            lost = TopicPartition("frames", 1)
+            lost = TopicPartition("frames", number)
             made.source.assigned.discard(lost)
             asyncio.run(made.losses.on_partitions_revoked({lost}))
         return polled
 
     made.source.poll = poll
+
+
+def test_a_lost_partition_is_not_committed():
+    made = make([record(i, partition=i % 2) for i in range(8)], batch=8, commit_interval_ms=60_000)
+    lose_at_the_end(made, 1)
     made.loop.run()
     assert committed(made.journal) == {0: 7}
 
@@ -320,17 +325,7 @@ def test_oddities_are_counted_and_an_implausible_time_is_no_delay():
 
 def test_what_was_fetched_of_a_partition_lost_since_is_neither_scored_nor_committed():
     made = make([record(i, BRIGHT, partition=i % 2) for i in range(8)], batch=100, commit_interval_ms=60_000)
-    original = made.source.poll
-
-    def poll(timeout_ms, max_records):
-        polled = original(timeout_ms, max_records)
-        if not polled:
-            lost = TopicPartition("frames", 1)
-            made.source.assigned.discard(lost)
-            asyncio.run(made.losses.on_partitions_revoked({lost}))
-        return polled
-
-    made.source.poll = poll
+    lose_at_the_end(made, 1)
     made.loop.run()
     assert committed(made.journal) == {0: 7}
     scored = [what for kind, what in made.journal if kind == "delivered"]
