@@ -29,6 +29,7 @@ __all__ = [
 VIDEO_SUFFIXES: Final = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
 IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _WIRE_SUFFIXES: Final = frozenset({".jpeg", ".jpg", ".png"})
+_MASKS_OF: Final = "_gt"
 FOLDER_FRAMES_PER_SECOND: Final = 10.0
 """Rate assumed for a folder of images, which does not say."""
 
@@ -90,7 +91,8 @@ def open_source(source: str) -> list[Clip]:
             in one is named ``FOLDER/STEM``), a camera (``/dev/video0``, ``0``), an RTSP or HTTP address, or
             ``kafka://HOST:PORT/TOPIC?camera=ID&from=TIME&to=TIME``, with ``&allow_plaintext=true`` where the host is
             not this machine, since the connection has no TLS. A single clip may end in frame ranges,
-            ``room.mp4#0:60,203:227``, 0-based and inclusive. Hidden entries and other files are passed over.
+            ``room.mp4#0:60,203:227``, 0-based and inclusive. Hidden entries and other files are passed over,
+            and so are folders ``NAME_gt`` beside ``NAME``, which hold its masks.
 
     Returns:
         At least one clip, in the natural order of their names.
@@ -176,7 +178,7 @@ def _open_path(path: Path, ranges: Sequence[FrameRange]) -> list[Clip]:
 
 @dataclass(frozen=True)
 class _Folder:
-    """What one folder holds, in natural order; hidden entries and other files are left out."""
+    """What one folder holds, in natural order; hidden entries, other files and masks are left out."""
 
     path: Path
     videos: Sequence[Path]
@@ -206,7 +208,11 @@ def _list_folder(path: Path) -> _Folder:
             f"SOURCE {path}: holds both videos and images ({videos[0].name}, {images[0].name}); "
             "keep them in folders of their own"
         )
-    return _Folder(path, videos, images, [entry for entry in entries if entry.is_dir()])
+    folders = [entry for entry in entries if entry.is_dir()]
+    names = {folder.name for folder in folders}
+    # UCSD's datasets keep the masks of Test001 beside it, as Test001_gt.
+    masked = {name + _MASKS_OF for name in names}
+    return _Folder(path, videos, images, [folder for folder in folders if folder.name not in masked])
 
 
 def _shown(name: str) -> str:

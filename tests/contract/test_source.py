@@ -103,6 +103,12 @@ def test_hidden_entries_are_passed_over_in_every_folder(tmp_path):
     assert (clip.name, len(list(clip.frames()))) == ("door", 2)
 
 
+def test_a_folder_of_masks_beside_its_clip_is_no_clip(tmp_path):
+    for name in ("Test001", "Test001_gt", "Test002", "yard_gt"):
+        write_scene(tmp_path / name, 2)
+    assert [clip.name for clip in open_source(str(tmp_path))] == ["Test001", "Test002", "yard_gt"]
+
+
 def test_a_name_that_is_not_utf_8_is_read_and_told_in_ascii(tmp_path):
     name = os.fsdecode(b"caf\xe9")
     write_video(tmp_path / "door.avi", 3).rename(tmp_path / f"{name}.avi")
