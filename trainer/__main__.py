@@ -67,7 +67,9 @@ def evaluate(
     model: Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="Run folder or bundle.")],
     source: Annotated[str, typer.Argument(help="Footage: video, folder or kafka:// address; see docs.")],
     out: Annotated[Path, typer.Option(help="Folder to write; an earlier evaluation there is replaced.")],
-    labels: Annotated[Path | None, typer.Option(help="CSV of labels, or folder or archive of masks.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV of labels, masks, or a public dataset's labels; see docs.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Measure a run or a bundle on footage: metrics.json, report.html, plots, scores.csv."""

@@ -39,7 +39,7 @@ from trainer.metrics import (
 )
 from trainer.plots import draw_plots
 from trainer.report import METRIC_TEXTS, write_report
-from trainer.scored import ScoredFootage, ScoringModel, score_footage
+from trainer.scored import ScoredFootage, ScoredStretch, ScoringModel, score_footage
 from trainer.settings import Device
 
 METRICS_NAME: Final = "metrics.json"
@@ -179,18 +179,15 @@ def _measures(footage: ScoredFootage, labels: Labels) -> dict[str, Measure]:
         for stretch in stretches
         if stretch.labels is not None
     ]
-    no_masks = Measure(None, "pixel AUROC and AUPRO need masks; the labels name frames only.")
-    counts = (
-        count_pixels(np.concatenate([s.maps for s in stretches]), _masks(footage, labels)) if labels.has_masks else None
-    )
+    pixels, overlaps = _pixel_measures(stretches, labels)
     return {
         "frame_auroc": frame_auroc(known, scores),
         "frame_auroc_per_clip": frame_auroc_per_clip(known, scores, numbers),
         "frame_auroc_untrained": frame_auroc(known, np.concatenate([stretch.difference for stretch in stretches])),
         "frame_auroc_untrained_flow": frame_auroc(known, np.concatenate([stretch.flow for stretch in stretches])),
         "average_precision": average_precision(known, scores),
-        "pixel_auroc": no_masks if counts is None else pixel_auroc(counts),
-        "aupro": no_masks if counts is None else aupro(counts),
+        "pixel_auroc": pixels,
+        "aupro": overlaps,
         "event_recall": event_recall(labelled),
         "false_events_per_hour": false_events_per_hour(labelled),
         "detection_delay_seconds": detection_delay_seconds(labelled),
@@ -212,8 +209,24 @@ def _labelled(labels: npt.NDArray[np.bool_] | None) -> int:
     return 0 if labels is None else int(labels.sum())
 
 
-def _masks(footage: ScoredFootage, labels: Labels) -> Iterator[npt.NDArray[np.uint8]]:
-    for stretch in footage.stretches:
+def _pixel_measures(stretches: Sequence[ScoredStretch], labels: Labels) -> tuple[Measure, Measure]:
+    """Pixel AUROC and AUPRO over the clips that have masks; datasets exist where only some do."""
+    masked = [stretch for stretch in stretches if labels.has_masks_of(stretch.clip)]
+    if not masked:
+        none = Measure(None, "pixel AUROC and AUPRO need masks; the labels name frames only.")
+        return none, none
+    counts = count_pixels(np.concatenate([stretch.maps for stretch in masked]), _masks(masked, labels))
+    clips, of_clips = ({stretch.clip for stretch in of} for of in (masked, stretches))
+    note = f"pixel AUROC and AUPRO: of the {len(clips)} of {len(of_clips)} clips that have masks."
+    measures = pixel_auroc(counts), aupro(counts)
+    if len(clips) == len(of_clips):
+        return measures
+    first, second = (Measure(measure.value, measure.note or note) for measure in measures)
+    return first, second
+
+
+def _masks(stretches: Sequence[ScoredStretch], labels: Labels) -> Iterator[npt.NDArray[np.uint8]]:
+    for stretch in stretches:
         for index in stretch.indices.tolist():
             yield labels.mask(stretch.clip, index)
 

@@ -184,6 +184,25 @@ def test_masks_give_pixel_figures(tmp_path):
     assert metrics["aupro"] > 0.8
 
 
+def test_pixel_figures_are_of_the_clips_that_have_masks_and_say_so(tmp_path):
+    clips = [_clip("Test001"), _clip("Test002", bright=range(40, 45))]
+    folder = tmp_path / "Test"
+    (folder / "Test001_gt").mkdir(parents=True)
+    (folder / "UCSDped1.m").write_text(
+        "TestVideoFile{end+1}.gt_frame = [21:30];\nTestVideoFile{end+1}.gt_frame = [41:45];\n"
+    )
+    for index in range(60):
+        mask = np.zeros((32, 48), np.uint8)
+        mask[8:24, 16:32] = 255 if 20 <= index < 30 else 0
+        cv2.imwrite(str(folder / "Test001_gt" / f"{index + 1:03d}.bmp"), mask)
+    metrics = evaluate(_Brightness(), clips, folder, tmp_path / "out", _QUIET)
+    assert metrics["frame_auroc"] == 1.0
+    assert metrics["anomalous_frames"] == 15
+    assert metrics["pixel_auroc"] > 0.99
+    assert metrics["aupro"] > 0.9
+    assert "pixel AUROC and AUPRO: of the 1 of 2 clips that have masks." in metrics["notes"]
+
+
 def test_footage_of_one_kind_gives_notes_in_place_of_figures(tmp_path):
     evaluate(_Brightness(), [_clip(bright=())], _labels(tmp_path, ""), tmp_path / "out", _QUIET)
     metrics = _read(tmp_path / "out")

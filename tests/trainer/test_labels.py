@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from contract.errors import LabelError
-from trainer import labels as labels_module
+from trainer import mask_files
 from trainer.labels import read_labels
 
 _PED2 = Path(__file__).parents[3] / "shared" / "data" / "ped2"
@@ -182,7 +182,7 @@ def test_an_archive_cut_short_is_refused(tmp_path, kind, says):
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(labels_module, "_MAX_MASK_BYTES", 1000)
+    monkeypatch.setattr(mask_files, "_MAX_MASK_BYTES", 1000)
     path = _write(kind, tmp_path, {**_mask_files(), "a/004.png": b"\x00" * 1001})
     with pytest.raises(LabelError, match=r"mask top/a/004\.png passes the limit"):
         read_labels(path, ["a"])
