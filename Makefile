@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help install demo test lint types imports unit lock clean
+.PHONY: help install demo quality test lint types imports unit lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -23,6 +23,9 @@ install: $(STAMP)  ## create .venv from the hash-pinned lock
 
 demo: $(STAMP)  ## train on the room footage, export, run a worker against a real Kafka, show the alerts
 	@$(BIN)/python -m deploy.demo
+
+quality: $(STAMP)  ## fit and measure on public labelled footage (FRAMEWATCH_DATA), write docs/benchmarks/quality.md
+	@$(BIN)/python -m deploy.quality $(ARGS)
 
 test: lint types imports unit  ## linters, types, import contracts, unit and integration tests
 
@@ -44,4 +47,4 @@ lock: $(STAMP)  ## resolve pyproject.toml into requirements.lock again
 	    pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what the targets made
-	rm -rf .venv .cache demo-out dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .cache demo-out quality-out dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

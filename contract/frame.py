@@ -26,6 +26,19 @@ Frame = npt.NDArray[np.uint8]
 """One picture, uint8 of shape (height, width, channels); three channels are in OpenCV's order, BGR."""
 
 DecodingChain = Literal["dct-area-1"]
+Motion = Literal["none", "difference-1", "flow-dis-1"]
+
+MOTION_CHANNELS: Final[dict[Motion, int]] = {"none": 0, "difference-1": 1, "flow-dis-1": 2}
+"""Channels that each kind of motion adds to a frame; see `contract.motion`."""
+
+FLOW_FRAMES: Final = 2
+"""Frames over which flow is measured."""
+
+FLOW_NEUTRAL: Final = 128
+"""Level of a flow channel where nothing moved."""
+
+FLOW_STEPS_A_PIXEL: Final = 8
+"""Levels of a flow channel for each pixel of the model's input."""
 
 _PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_END: Final = b"IEND\xae\x42\x60\x82"
@@ -81,6 +94,14 @@ class Preprocessing(FrozenModel):
 
     chain: DecodingChain = "dct-area-1"
     """Name of the decoding chain; see the module's text."""
+
+    motion: Motion = "none"
+    """What is computed from the camera's frames and added to each as further channels; see `contract.motion`."""
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of a frame as the model takes it: its own, then those of its motion."""
+        return self.channels + MOTION_CHANNELS[self.motion]
 
 
 class FrameHeader(NamedTuple):

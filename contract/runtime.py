@@ -97,7 +97,7 @@ class Detector:
         self._session = open_session(bundle.read_graph("detector.onnx"), provider, threads, where)
         self.provider: Literal["cuda", "cpu"] = "cuda" if self._session.get_providers()[0] == _CUDA else "cpu"
         self.input_shape = (
-            shape.clip_frames, preprocessing.height, preprocessing.width, preprocessing.channels,
+            shape.clip_frames, preprocessing.height, preprocessing.width, preprocessing.input_channels,
         )  # fmt: skip
         _expect(where, self._session.get_inputs(), [("frames", "tensor(uint8)", self.input_shape)])
         _expect(
@@ -114,7 +114,7 @@ class Detector:
         """Score clips of frames.
 
         Args:
-            frames: uint8 of shape (batch, clip_frames, height, width, channels).
+            frames: uint8 of shape (batch, clip_frames, height, width, input_channels).
 
         Returns:
             Scores, float32 of shape (batch,), and maps, float32 of shape (batch, rows, columns).
@@ -142,7 +142,7 @@ class Autoencoder:
         """
         self.bundle = bundle
         preprocessing, shape = bundle.manifest.preprocessing, bundle.manifest.shape
-        images = (shape.clip_frames * preprocessing.channels, preprocessing.height, preprocessing.width)
+        images = (shape.clip_frames * preprocessing.input_channels, preprocessing.height, preprocessing.width)
         where = {name: str(bundle.folder / f"{name}.onnx") for name in ("encoder", "decoder")}
         self._encoder, self._decoder = (
             open_session(bundle.read_graph(f"{name}.onnx"), provider, threads, where[name]) for name in where
@@ -162,7 +162,7 @@ class Autoencoder:
         """Encode images.
 
         Args:
-            images: float32 of shape (batch, clip_frames * channels, height, width), 0..1.
+            images: float32 of shape (batch, clip_frames * input_channels, height, width), 0..1.
 
         Returns:
             Latents, float32 of shape (batch, *latent).
@@ -181,7 +181,7 @@ class Autoencoder:
             latents: float32 of shape (batch, *latent).
 
         Returns:
-            Reconstructions, float32 of shape (batch, clip_frames * channels, height, width).
+            Reconstructions, float32 of shape (batch, clip_frames * input_channels, height, width).
 
         Raises:
             BundleError: A reconstruction is not finite: the model is broken.

@@ -28,6 +28,9 @@ _RELEASE_P_VALUE = 1e-3
 _MIN_TAIL_SCALE = 0.5
 _PRIOR_FRAMES = 20
 _SPREAD_FLOOR_SHARE = 0.1
+_NEIGHBOURHOODS_CELLS = (1.0, 4.0)
+_HIGH_SHARE = 0.95
+_MOTION_WEIGHT = 1 / 0.6
 _ASIDE_FRAMES = 5
 _ASIDE_SHARE = 0.05
 
@@ -148,21 +151,37 @@ def cell_statistics(
 ) -> tuple[FloatArray, FloatArray]:
     """Mean and spread of each cell's error over normal frames.
 
-    A cell's variance is drawn towards the mean variance of all cells, as if that had been seen on twenty frames more:
-    a cell that happened to hold still would otherwise call its first flicker an anomaly.
+    A cell is expected to vary at least as much as the cells around it do: one that happened to hold still would
+    otherwise call the first thing that crosses it an anomaly. Where there are two streams, the second's spreads are
+    scaled so that its highest cells of normal frames stand somewhat above the first's: motion tells more.
 
     Args:
-        errors: float32 of shape (frames, rows, columns).
+        errors: float32 of shape (frames, streams, rows, columns).
 
     Returns:
-        Two float32 arrays of shape (rows, columns), the second above 0.
+        Two float32 arrays of shape (streams, rows, columns), the second above 0.
     """
+    by_stream = [_stream_statistics(errors[:, stream]) for stream in range(errors.shape[1])]
+    mean, spread = (np.stack(values) for values in zip(*by_stream, strict=True))
+    highest = np.quantile(((errors - mean) / spread).max((2, 3)), _HIGH_SHARE, axis=0)  # (streams,)
+    for stream in range(1, len(spread)):
+        spread[stream] *= max(float(highest[stream]), 1.0) / max(float(highest[0]), 1.0) / _MOTION_WEIGHT
+    return mean.astype(np.float32), spread.astype(np.float32)
+
+
+def _stream_statistics(errors: FloatArray) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     frames = len(errors)
-    mean = errors.mean(0, dtype=np.float64)
-    variance = errors.var(0, dtype=np.float64)
-    spread = np.sqrt((frames * variance + _PRIOR_FRAMES * variance.mean()) / (frames + _PRIOR_FRAMES))
-    floor = max(_SPREAD_FLOOR_SHARE * float(mean.mean()), 1e-6)
-    return mean.astype(np.float32), np.maximum(spread, floor).astype(np.float32)
+    means, spreads = [], []
+    for sigma in _NEIGHBOURHOODS_CELLS:
+        mean, square = (
+            cv2.GaussianBlur(values, (0, 0), sigma)
+            for values in (errors.mean(0, np.float64), np.square(errors, dtype=np.float64).mean(0))
+        )
+        variance = np.maximum(square - np.square(mean), 0)
+        means.append(mean)
+        spreads.append(np.sqrt((frames * variance + _PRIOR_FRAMES * variance.mean()) / (frames + _PRIOR_FRAMES)))
+    mean, spread = np.max(means, 0), np.max(spreads, 0)
+    return mean, np.maximum(spread, max(_SPREAD_FLOOR_SHARE * float(mean.mean()), 1e-6))
 
 
 def severity(p_value: float, threshold_p_value: float) -> Severity:

@@ -33,7 +33,7 @@ from exporter.graphs import Feed, export_graph, halved, quantized
 from exporter.model_card import model_card
 from exporter.parity import Graph, in_batches, measure_parity, require_parity
 from trainer.checkpoint import CHECKPOINT_NAME, Checkpoint, Samples, load_checkpoint, load_samples
-from trainer.model import Autoencoder, Detector, to_images
+from trainer.model import Autoencoder, CellErrors, Detector, to_images
 
 _AUROC_LOSS_ACCEPTED: Final = {"fp32": 0.0, "fp16": 0.002, "int8": 0.01}
 _PARITY_CLIPS: Final = 24
@@ -121,9 +121,7 @@ def _export(detector: Detector, precision: Precision, samples: Samples) -> _Grap
 
 
 def _quantized(graphs: _Graphs, autoencoder: Autoencoder, samples: Samples) -> _Graphs:
-    clips = np.concatenate(
-        [_evenly(samples.validation, _QUANTIZATION_CLIPS), _evenly(samples.disturbed, _QUANTIZATION_CLIPS // 4)]
-    )
+    clips = _quantization_clips(samples)
     with torch.inference_mode():
         images = to_images(torch.from_numpy(clips))
         latents = autoencoder.encoder(images).numpy()
@@ -138,14 +136,19 @@ def _quantized(graphs: _Graphs, autoencoder: Autoencoder, samples: Samples) -> _
     )
 
 
+def _quantization_clips(samples: Samples) -> npt.NDArray[np.uint8]:
+    """Clips whose activations set the ranges."""
+    few = _evenly(samples.disturbed, _QUANTIZATION_CLIPS // 4)
+    return np.concatenate([_evenly(samples.validation, _QUANTIZATION_CLIPS), few])
+
+
 def _recalibrated(detector: Detector, samples: Samples, before: Calibration) -> tuple[Detector, Calibration]:
     detector = copy.deepcopy(detector)
     with torch.inference_mode():
-        # With mean 0 and spread 1 the map is ln(1 + error), from which the error of the quantized graph is read back.
-        detector.cell_mean.zero_()
-        detector.cell_spread.fill_(1)
-        plain = _runnable(_export(detector, "int8", samples).detector, "detector")
-        mean, spread = cell_statistics(np.expm1(in_batches(plain, samples.validation, _BATCH)[1]))
+        frames = torch.from_numpy(np.concatenate([samples.validation[:1], samples.disturbed[:1]]))
+        errors = export_graph(CellErrors(detector), frames, "frames", ["cell_errors"])
+        errors = quantized(errors, [{"frames": clip[None]} for clip in _quantization_clips(samples)])
+        mean, spread = cell_statistics(in_batches(_runnable(errors, "cell errors"), samples.validation, _BATCH)[0])
         detector.cell_mean.copy_(torch.from_numpy(mean))
         detector.cell_spread.copy_(torch.from_numpy(spread))
     graph = _runnable(_export(detector, "int8", samples).detector, "detector")

@@ -35,13 +35,14 @@ def fit(
     source: Annotated[str, typer.Argument(help="Normal footage: video, folder, camera or kafka:// address; see docs.")],
     out: Annotated[Path, typer.Option(help="Run folder to write; an unfinished one is gone on with.")],
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Time to train, minutes; 5 where neither is given.")] = None,
+    preset: Annotated[str | None, typer.Option(help="fast, balanced (the default) or still; see docs.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time to train, minutes, in place of the preset's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the footage, in place of minutes.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and noise.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
 ) -> None:
     """Fit the autoencoder to normal footage and calibrate it."""
-    flags = {"minutes": minutes, "epochs": epochs, "seed": seed, "device": device}
+    flags = {"preset": preset, "minutes": minutes, "epochs": epochs, "seed": seed, "device": device}
     settings = load_settings(FitSettings, file=config, flags=flags)
     clips = open_source(source)
     from trainer.fit import fit as run_fit

@@ -64,7 +64,7 @@ def take_samples(detector: Detector, validation: Part, calibration: Part, seed: 
         At most 512 clips of each, and at most 64 MiB of them.
     """
     config = detector.autoencoder.config
-    clip_bytes = config.clip_frames * config.height * config.width * config.channels
+    clip_bytes = config.clip_frames * config.height * config.width * config.preprocessing.input_channels
     most = max(1, min(_MAX_SAMPLE_CLIPS, _MAX_SAMPLE_BYTES // clip_bytes))
     taken = []
     for part in (validation, calibration):

@@ -113,7 +113,7 @@ def open_model(path: Path, device: Device) -> LoadedModel:
 
 
 def evaluate(
-    model: ScoringModel, clips: Sequence[Clip], labels_path: Path | None, out: Path, console: Console
+    model: ScoringModel, clips: Sequence[Clip], labels: Path | Labels | None, out: Path, console: Console
 ) -> dict[str, Any]:
     """Score footage causally and write ``metrics.json``, ``scores.csv``, plots and ``report.html``.
 
@@ -122,7 +122,7 @@ def evaluate(
     Args:
         model: What is measured.
         clips: Footage.
-        labels_path: Labels or masks; without them only what needs none is measured.
+        labels: Labels, or the path of labels or masks; without them only what needs none is measured.
         out: Folder to write; an earlier evaluation there is replaced.
         console: Where progress is shown.
 
@@ -135,7 +135,8 @@ def evaluate(
         FootageError: A frame cannot be decoded, or there is none.
     """
     require_free(out, replaceable=(out / METRICS_NAME).is_file())
-    labels = read_labels(labels_path, [clip.name for clip in clips]) if labels_path is not None else None
+    if isinstance(labels, Path):
+        labels = read_labels(labels, [clip.name for clip in clips])
     footage = score_footage(model, clips, labels, console)
     metrics = measure(model, footage, labels)
     with whole_folder(out, replaceable=(out / METRICS_NAME).is_file()) as folder:

@@ -22,7 +22,9 @@ from contract.errors import ConfigError, TrainingError
 from contract.source import without_credentials
 from trainer.calibrate import calibrate_detector, take_samples
 from trainer.checkpoint import LAST_NAME, Checkpoint, load_tensors, save_atomically
+from trainer.crops import take_crops
 from trainer.devices import is_out_of_memory, on_first, start_fabric
+from trainer.disturb import disturb
 from trainer.footage import Footage, FootageReader, Part
 from trainer.losses import LossFunction, loss_function
 from trainer.model import Autoencoder, Detector, to_images
@@ -151,7 +153,7 @@ def _train(
     # What a killed fit recorded after it was last saved is hidden, since it is done again.
     records = TensorBoardLogger(out, name="tensorboard", version="", purge_step=state.steps + 1 if resumed else None)
     model, optimizer = fabric.setup(autoencoder, optimizer)
-    loss_of = loss_function(settings.loss)
+    loss_of = loss_function(settings.loss, settings.model)
     steps = math.ceil(len(training) / (settings.batch * fabric.world_size))
     steps = min(max(steps, settings.min_epoch_steps), settings.max_epoch_steps)
     started = time.monotonic() - state.seconds
@@ -164,16 +166,20 @@ def _train(
             losses: list[float] = []
             order = _epoch_order(len(training), steps, settings, state.epoch, fabric)
             noise = torch.Generator(fabric.device).manual_seed(settings.seed * 1_000_003 + state.epoch)
+            chance = torch.Generator().manual_seed(
+                (settings.seed * 1_000_003 + state.epoch) * fabric.world_size + fabric.global_rank
+            )
             for which in order:
                 share = fabric.broadcast(_share_done(state, len(losses), steps, time.monotonic() - started, settings))
                 if share >= 1:
                     break
                 _set_learning_rate(optimizer, settings.learning_rate, share)
                 frames = torch.from_numpy(training.clips(which, settings.model.clip_frames)).to(fabric.device)
-                images = to_images(frames).contiguous(memory_format=torch.channels_last)
-                # The loss compares with the undisturbed input, so noise trains a denoiser.
-                noisy = _add_noise(images, settings.noise, noise)
-                loss = loss_of(model(noisy).float(), images)
+                images, position = _training_images(frames, autoencoder, settings, chance)
+                # The loss compares with the undisturbed input: what was put in is to be left out.
+                disturbed = disturb(images, settings.model, chance) if settings.disturb else images
+                disturbed = _add_noise(disturbed, settings.noise, noise).contiguous(memory_format=torch.channels_last)
+                loss = loss_of(model(disturbed, position).float(), images)
                 optimizer.zero_grad(set_to_none=True)
                 fabric.backward(loss)
                 optimizer.step()
@@ -231,6 +237,16 @@ def _epoch_order(
     return list(order.reshape(steps, fabric.world_size, settings.batch)[:, fabric.global_rank])
 
 
+def _training_images(
+    frames: torch.Tensor, autoencoder: Autoencoder, settings: FitSettings, chance: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Whole frames, or crops of them with their position, as images."""
+    images = to_images(frames)
+    if settings.crop_px is None or settings.model.bottleneck == "frame":
+        return images, None
+    return take_crops(images, autoencoder.encoder.position, settings.crop_px, settings.model, chance)
+
+
 def _add_noise(images: torch.Tensor, sigma: float, generator: torch.Generator) -> torch.Tensor:
     if sigma == 0:
         return images
@@ -245,12 +261,15 @@ def _validation_loss(
     count = min(len(validation), _MAX_VALIDATION_CLIPS)
     places = np.unique(np.linspace(0, len(validation) - 1, count).round().astype(np.int64))
     total = 0.0
+    # The same disturbances at every epoch, so that epochs compare.
+    chance = torch.Generator().manual_seed(settings.seed)
     with torch.inference_mode():
         for start in range(0, len(places), settings.batch):
             clips = validation.clips(places[start : start + settings.batch], settings.model.clip_frames)
-            images = to_images(torch.from_numpy(clips).to(fabric.device)).contiguous(memory_format=torch.channels_last)
+            images = to_images(torch.from_numpy(clips).to(fabric.device))
+            disturbed = disturb(images, settings.model, chance) if settings.disturb else images
             with fabric.autocast():
-                reconstruction = autoencoder(images)
+                reconstruction = autoencoder(disturbed.contiguous(memory_format=torch.channels_last))
             # The loss itself in fp32, as in training: SSIM's small variances vanish in bf16.
             total += float(loss_of(reconstruction.float(), images)) * len(clips)
     return total / len(places)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from contract.clip import Clip, require_end
 from contract.errors import ConfigError, FootageError, FrameError
 from contract.frame import FrameLimits, Preprocessing, decode_frame, read_frame_header
+from contract.motion import MotionChannels
 from contract.source import FOLDER_FRAMES_PER_SECOND
 
 MIN_FRAMES = 24
@@ -49,7 +50,7 @@ class Part:
     """Frames for one purpose.
 
     Attributes:
-        frames: uint8 of shape (all frames, height, width, channels), shared by the parts.
+        frames: uint8 of shape (all frames, height, width, input_channels), shared by the parts.
         places: Places of this part's frames in that array, int64 of shape (n,).
         earliest: For each, the earliest place its clip may reach back to, int64 of shape (n,).
     """
@@ -69,7 +70,7 @@ class Part:
             clip_frames: Frames in a clip.
 
         Returns:
-            uint8 of shape (batch, clip_frames, height, width, channels).
+            uint8 of shape (batch, clip_frames, height, width, input_channels).
         """
         chosen = np.asarray(which, np.int64)
         back = np.arange(clip_frames - 1, -1, -1)
@@ -82,7 +83,7 @@ class Footage:
     """All frames of a source at the model's input size.
 
     Attributes:
-        frames: uint8 of shape (frames, height, width, channels), backed by a file where it is large.
+        frames: uint8 of shape (frames, height, width, input_channels), backed by a file where it is large.
         segments: Unbroken stretches, in order.
         frames_per_second: Mean rate by the capture times, long pauses left out.
         skipped: Clips and frames that could not be read, with the reason.
@@ -189,7 +190,7 @@ class FootageReader:
                 reason = f" ({self._skipped[0]})" if self._skipped else ""
                 raise FootageError(f"the source gives {self._count} frames, at least {MIN_FRAMES} are needed{reason}")
             p = self._preprocessing
-            frames = np.memmap(file, np.uint8, "r", shape=(self._count, p.height, p.width, p.channels))
+            frames = np.memmap(file, np.uint8, "r", shape=(self._count, p.height, p.width, p.input_channels))
         if all(np.array_equal(frames[0], frame) for frame in frames[1:]):
             raise FootageError(f"all {self._count} frames are identical; is the camera frozen?")
         segments, rate = _without_long_gaps(self._segments, np.array(self._captured_at_ms))
@@ -198,6 +199,7 @@ class FootageReader:
     def _read_clip(self, clip: Clip, file: IO[bytes]) -> None:
         before: int | None = None
         size: tuple[int, int] | None = None
+        motion = MotionChannels(self._preprocessing)
         good = bad = 0
         first_bad: FrameError | None = None
         for frame in clip.frames():
@@ -214,9 +216,12 @@ class FootageReader:
                     f"{size[1]}x{size[0]}; give each size as a clip of its own"
                 )
             size = header.height, header.width
-            file.write(pixels.tobytes())
             good += 1
-            self._extend(clip.name, frame.captured_at_ms, starts=before is None or frame.index != before + 1)
+            starts = before is None or frame.index != before + 1
+            if starts:
+                motion = MotionChannels(self._preprocessing)
+            file.write(motion.push(pixels).tobytes())
+            self._extend(clip.name, frame.captured_at_ms, starts=starts)
             before = frame.index
             self._on_frame(self._count)
         if first_bad is not None:

@@ -6,21 +6,40 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from trainer.model import ModelConfig, by_frame
 from trainer.settings import Loss
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 _SSIM_SHARE = 0.84
+_MOTION_WEIGHT = 16.0
 
 
-def loss_function(name: Loss) -> LossFunction:
-    """Choose a loss.
+def loss_function(name: Loss, config: ModelConfig) -> LossFunction:
+    """Choose a loss for the pictures; motion's channels are compared by their squared error.
+
+    Args:
+        name: Which.
+        config: Says which channels are motion.
 
     Returns:
         A function of reconstruction and images, both of shape (batch, channels, height, width), 0..1, to a scalar.
     """
     losses: dict[Loss, LossFunction] = {"mse": functional.mse_loss, "l1": functional.l1_loss, "ssim": _ssim_loss}
-    return losses[name]
+    of_pictures = losses[name]
+    if config.motion == "none":
+        return of_pictures
+
+    def of_both(reconstruction: Tensor, images: Tensor) -> Tensor:
+        (redrawn, moved), (pictures, motion) = (_apart(values, config) for values in (reconstruction, images))
+        return of_pictures(redrawn, pictures) + _MOTION_WEIGHT * functional.mse_loss(moved, motion)
+
+    return of_both
+
+
+def _apart(values: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    frames = by_frame(values, config)
+    return frames[:, :, : config.channels].flatten(1, 2), frames[:, :, config.channels :].flatten(1, 2)
 
 
 def _ssim_loss(reconstruction: Tensor, images: Tensor) -> Tensor:

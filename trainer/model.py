@@ -2,7 +2,7 @@
 
     encoder   strided convolutions, activation  ->  bottleneck: flatten and fully connected, or 1x1  ->  latent
     decoder   the mirror: bottleneck back, upsampling convolutions, activation  ->  reconstruction of the input
-    detector  uint8 frames -> both halves -> error by cell -> calibrated anomaly map -> anomaly score
+    detector  uint8 frames -> both halves -> residual and motion by cell -> calibrated anomaly map -> anomaly score
 
 After Hinton and Salakhutdinov, Reducing the Dimensionality of Data with Neural Networks, Science 2006, and, for
 video, Hasan et al., Learning Temporal Regularity in Video Sequences, CVPR 2016.
@@ -15,13 +15,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contract.frame import Preprocessing
+from contract.frame import FLOW_FRAMES, FLOW_NEUTRAL, FLOW_STEPS_A_PIXEL, Motion, Preprocessing
 from contract.settings import FrozenModel
 
 CELL_PX = 8
 """Side of an anomaly map's cell in the model's input, pixels."""
 
-_ERROR_WINDOW_PX = 24
+_PLACE_PX = 4
 _ERROR_FLOOR = 1e-6
 
 Bottleneck = Literal["frame", "tile", "spatial"]
@@ -39,17 +39,21 @@ class ModelConfig(FrozenModel):
     channels: Literal[1, 3] = 1
     """1 for grey, 3 for colour in BGR order."""
 
+    motion: Motion = "flow-dis-1"
+    """What is computed from a camera's frames and given to the model beside them: nothing, ``none``, for images that
+    are not a camera's; the difference from the frame before, ``difference-1``; optical flow, ``flow-dis-1``."""
+
     clip_frames: int = Field(default=1, ge=1, le=64)
     """Consecutive frames that make one input, T; the last one is scored."""
 
-    widths: tuple[int, ...] = Field(default=(16, 32, 64, 64), min_length=1, max_length=8)
+    widths: tuple[int, ...] = Field(default=(24, 48, 64), min_length=1, max_length=8)
     """Feature maps of each convolution; each halves height and width."""
 
-    bottleneck: Bottleneck = "frame"
+    bottleneck: Bottleneck = "spatial"
     """``frame``: one fully connected layer over the whole picture. ``tile``: one over each tile, weights shared.
     ``spatial``: 1x1 convolution."""
 
-    latent: int = Field(default=64, ge=1, le=65_536)
+    latent: int = Field(default=16, ge=1, le=65_536)
     """Numbers in a latent, by picture, tile or place as the bottleneck says."""
 
     tile: int = Field(default=4, ge=1, le=64)
@@ -57,7 +61,7 @@ class ModelConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _sides_divide(self) -> Self:
-        step = 2 ** len(self.widths) * (self.tile if self.bottleneck == "tile" else 1)
+        step = self.step_px
         for name, side in (("height", self.height), ("width", self.width)):
             if side % step or side % CELL_PX:
                 raise ValueError(f"{name} must be a multiple of {max(step, CELL_PX)} for these layers, found {side}")
@@ -66,9 +70,14 @@ class ModelConfig(FrozenModel):
         return self
 
     @property
+    def step_px(self) -> int:
+        """Side of the square that one latent place stands for, pixels; of one place before the ``frame`` bottleneck."""
+        return int(2 ** len(self.widths) * (self.tile if self.bottleneck == "tile" else 1))
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """How a frame becomes this model's input."""
-        return Preprocessing(height=self.height, width=self.width, channels=self.channels)
+        return Preprocessing(height=self.height, width=self.width, channels=self.channels, motion=self.motion)
 
     @property
     def map_shape(self) -> tuple[int, int]:
@@ -76,30 +85,50 @@ class ModelConfig(FrozenModel):
         return self.height // CELL_PX, self.width // CELL_PX
 
 
-class Encoder(nn.Sequential):
-    """Images (batch, clip_frames * channels, height, width), 0..1, to latents.
+class Encoder(nn.Module):
+    """Images (batch, clip_frames * input_channels, height, width), 0..1, to latents.
 
-    A latent has shape (latent,) for the ``frame`` bottleneck, otherwise (latent, rows, columns).
+    Each place's row and column, -1..1, are two further channels, so that one set of weights can know what is normal
+    where (Liu et al., An Intriguing Failing of Convolutional Neural Networks and the CoordConv Solution, 2018). A
+    latent has shape (latent,) for the ``frame`` bottleneck, otherwise (latent, rows, columns).
     """
 
+    position: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        rows, columns = torch.linspace(-1, 1, config.height), torch.linspace(-1, 1, config.width)
+        position = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+        self.register_buffer("position", position, persistent=False)  # (2, height, width)
         layers: list[nn.Module] = []
-        before = config.clip_frames * config.channels
+        before = config.clip_frames * config.preprocessing.input_channels + len(position)
         for width in config.widths:
             layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.LeakyReLU(0.1)]
             before = width
-        rows, columns = _last_places(config)
+        rows_left, columns_left = _last_places(config)
         if config.bottleneck == "frame":
-            layers += [nn.Flatten(), nn.Linear(before * rows * columns, config.latent)]
+            layers += [nn.Flatten(), nn.Linear(before * rows_left * columns_left, config.latent)]
         else:
             # A convolution whose stride is its kernel is the fully connected layer of each tile.
             side = config.tile if config.bottleneck == "tile" else 1
             layers += [nn.Conv2d(before, config.latent, side, stride=side)]
-        super().__init__(*layers)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor, position: Tensor | None = None) -> Tensor:
+        """Encode images, or crops of them.
+
+        Args:
+            images: Float, 0..1, of shape (batch, clip_frames * input_channels, height, width); smaller for crops.
+            position: Of each crop's places, shape (batch, 2, height, width); that of the whole picture where None.
+        """
+        if position is None:
+            position = self.position.expand(images.shape[0], -1, -1, -1)
+        latent: Tensor = self.layers(torch.cat([images, position.to(images.dtype)], 1))
+        return latent
 
 
 class Decoder(nn.Sequential):
-    """The encoder's mirror: latents to reconstructions (batch, clip_frames * channels, height, width), 0..1."""
+    """The encoder's mirror: latents to reconstructions (batch, clip_frames * input_channels, height, width), 0..1."""
 
     def __init__(self, config: ModelConfig) -> None:
         rows, columns = _last_places(config)
@@ -110,7 +139,7 @@ class Decoder(nn.Sequential):
         else:
             side = config.tile if config.bottleneck == "tile" else 1
             layers += [nn.ConvTranspose2d(config.latent, before, side, stride=side)]
-        for width in (*config.widths[-2::-1], config.clip_frames * config.channels):
+        for width in (*config.widths[-2::-1], config.clip_frames * config.preprocessing.input_channels):
             # Kernel 2 stride 2 is the upsampling convolution that ONNX Runtime runs fastest on CPU.
             layers += [nn.BatchNorm2d(before), nn.LeakyReLU(0.1), nn.ConvTranspose2d(before, width, 2, stride=2)]
             before = width
@@ -126,25 +155,30 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Reconstruct images.
+    def forward(self, images: Tensor, position: Tensor | None = None) -> Tensor:
+        """Reconstruct images, or crops of them.
 
         Args:
-            images: float of shape (batch, clip_frames * channels, height, width), 0..1.
+            images: Float of shape (batch, clip_frames * input_channels, height, width), 0..1.
+            position: Of each crop's places, shape (batch, 2, height, width); not for the ``frame`` bottleneck.
 
         Returns:
             Reconstructions of the same shape, 0..1.
         """
-        reconstruction: Tensor = self.decoder(self.encoder(images))
+        reconstruction: Tensor = self.decoder(self.encoder(images, position))
         return reconstruction
 
 
 class Detector(nn.Module):
     """The whole path from uint8 frames to calibrated scores, in one graph.
 
+    It sees by one or two streams: ``appearance``, how far the last frame is from its reconstruction, and ``motion``,
+    how much moves, where the model is given motion. Each stream's cells are counted in their own spreads over normal
+    footage, and the map shows the stream that stands out most.
+
     Attributes:
         autoencoder: The model.
-        cell_mean: Mean root error of each cell over normal footage, shape (rows, columns).
+        cell_mean: Mean of each stream and cell over normal footage, shape (streams, rows, columns).
         cell_spread: Its spread, above 0, same shape.
     """
 
@@ -154,67 +188,114 @@ class Detector(nn.Module):
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__()
         self.autoencoder = autoencoder
-        shape = autoencoder.config.map_shape
+        config = autoencoder.config
+        shape = (1 if config.motion == "none" else 2, *config.map_shape)
         self.register_buffer("cell_mean", torch.zeros(shape))
         self.register_buffer("cell_spread", torch.ones(shape))
 
     def cell_errors(self, frames: Tensor) -> Tensor:
-        """Root mean squared error of the last frame around each cell.
+        """Measure each cell of the last frame by each stream.
 
         Args:
-            frames: uint8 of shape (batch, clip_frames, height, width, channels).
+            frames: uint8 of shape (batch, clip_frames, height, width, input_channels).
 
         Returns:
-            float32 of shape (batch, rows, columns).
+            float32 of shape (batch, streams, rows, columns).
         """
         images = to_images(frames)
-        return pooled_error(self.autoencoder(images), images, self.autoencoder.config.channels)
+        config = self.autoencoder.config
+        appearance = pooled_residual(self.autoencoder(images), images, config)
+        return torch.stack([appearance, *([] if config.motion == "none" else [pooled_motion(images, config)])], 1)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Score clips of frames.
 
         Args:
-            frames: uint8 of shape (batch, clip_frames, height, width, channels).
+            frames: uint8 of shape (batch, clip_frames, height, width, input_channels).
 
         Returns:
             ``anomaly_score`` of shape (batch,) and ``anomaly_map`` of shape (batch, rows, columns), float32 on the
             scale that `contract.scoring` describes.
         """
-        spreads = (self.cell_errors(frames) - self.cell_mean) / self.cell_spread
+        spreads = torch.amax((self.cell_errors(frames) - self.cell_mean) / self.cell_spread, 1)
         anomaly_map = torch.sign(spreads) * torch.log1p(torch.abs(spreads))
         return torch.amax(anomaly_map, dim=(1, 2)), anomaly_map
+
+
+class CellErrors(nn.Module):
+    """A detector as far as its cells' errors, which quantization moves and which are then calibrated anew."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Measure cells; see `Detector.cell_errors`."""
+        return self.detector.cell_errors(frames)
 
 
 def to_images(frames: Tensor) -> Tensor:
     """Turn uint8 clips into the autoencoder's input; `contract.scoring.frames_to_images` in PyTorch.
 
     Args:
-        frames: uint8 of shape (batch, clip_frames, height, width, channels).
+        frames: uint8 of shape (batch, clip_frames, height, width, input_channels).
 
     Returns:
-        float32 of shape (batch, clip_frames * channels, height, width), 0..1.
+        float32 of shape (batch, clip_frames * input_channels, height, width), 0..1.
     """
     return frames.permute(0, 1, 4, 2, 3).flatten(1, 2).float() / 255.0
 
 
-def pooled_error(reconstruction: Tensor, images: Tensor, channels: int) -> Tensor:
-    """Root of the squared error of the last frame, averaged over a window around each cell.
+def by_frame(images: Tensor, config: ModelConfig) -> Tensor:
+    """Part the channels of images by frame: to (batch, clip_frames, input_channels, height, width)."""
+    return images.reshape(images.shape[0], config.clip_frames, -1, *images.shape[2:])
 
-    Pooling over about an object's size keeps small objects, which vanish in a mean over the frame.
+
+def pooled_residual(reconstruction: Tensor, images: Tensor, config: ModelConfig) -> Tensor:
+    """Difference of the last frame from its reconstruction, averaged around each cell before its size is taken.
+
+    An edge redrawn a little beside its place is lighter on one side and darker on the other, and vanishes; something
+    that is not redrawn stays. Motion's channels are left out.
 
     Args:
-        reconstruction: Shape (batch, clip_frames * channels, height, width).
+        reconstruction: Shape (batch, clip_frames * input_channels, height, width).
         images: Same shape.
-        channels: Channels of one frame.
+        config: Says which channels are the last frame's.
 
     Returns:
         Shape (batch, rows, columns), rows = height / 8.
     """
-    squared = torch.square(reconstruction[:, -channels:].float() - images[:, -channels:]).mean(1, keepdim=True)
-    cells = functional.avg_pool2d(squared, CELL_PX)  # (batch, 1, rows, columns)
-    around = _ERROR_WINDOW_PX // CELL_PX // 2
-    smooth = functional.avg_pool2d(cells, 2 * around + 1, stride=1, padding=around, count_include_pad=False)
-    return torch.sqrt(smooth.squeeze(1) + _ERROR_FLOOR)
+    last = config.preprocessing.input_channels
+    own = slice(-last, config.channels - last or None)
+    residual = _around(reconstruction[:, own].float() - images[:, own])
+    return _cells(torch.sqrt(torch.square(residual).mean(1, keepdim=True) + _ERROR_FLOOR))
+
+
+def pooled_motion(images: Tensor, config: ModelConfig) -> Tensor:
+    """How much moves around each cell: mean length of the flow, in pixels a frame, or mean difference, in grey levels.
+
+    Args:
+        images: Shape (batch, clip_frames * input_channels, height, width).
+        config: Says which channels are the last frame's motion.
+
+    Returns:
+        Shape (batch, rows, columns).
+    """
+    if config.motion == "difference-1":
+        return _cells(_around(images[:, -1:] * 255))
+    flow = (images[:, -2:] * 255 - FLOW_NEUTRAL) / (FLOW_STEPS_A_PIXEL * FLOW_FRAMES)
+    return _cells(_around(torch.sqrt(torch.square(flow).sum(1, keepdim=True) + _ERROR_FLOOR)))
+
+
+def _around(values: Tensor) -> Tensor:
+    """Average over 12 pixels around, in places of 4 pixels."""
+    places = functional.avg_pool2d(values, _PLACE_PX)
+    return functional.avg_pool2d(places, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def _cells(places: Tensor) -> Tensor:
+    """Highest place of each cell: (batch, 1, height / 4, width / 4) to (batch, rows, columns)."""
+    return functional.max_pool2d(places, CELL_PX // _PLACE_PX).squeeze(1)
 
 
 def _last_places(config: ModelConfig) -> tuple[int, int]:

@@ -168,7 +168,7 @@ def _score_clip(
     *, compared: bool,
 ) -> Iterator[_Building]:  # fmt: skip
     preprocessing = model.preprocessing
-    clip_bytes = model.clip_frames * preprocessing.height * preprocessing.width * preprocessing.channels
+    clip_bytes = model.clip_frames * preprocessing.height * preprocessing.width * preprocessing.input_channels
     batch = max(1, min(_MAX_BATCH, _MAX_BATCH_BYTES // clip_bytes))
     building: _Building | None = None
     for frame in clip.frames():
@@ -176,7 +176,7 @@ def _score_clip(
             if building is not None:
                 _score_waiting(model, clip, building, worst)
                 yield building
-            building = _Building(ClipWindow(model.clip_frames))
+            building = _Building(ClipWindow(model.clip_frames, preprocessing))
         building.indices.append(frame.index)
         building.captured_at_ms.append(frame.captured_at_ms)
         building.waiting.append((frame, building.window.push(_decode(clip, frame, preprocessing))))

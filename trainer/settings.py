@@ -1,6 +1,6 @@
 """Settings of a fit."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,7 @@ from contract.event import EventRule
 from contract.frame import FrameLimits
 from contract.settings import Settings
 from trainer.model import ModelConfig
+from trainer.presets import Preset, with_preset
 
 Device = Literal["auto", "cpu", "cuda"]
 Loss = Literal["mse", "l1", "ssim"]
@@ -18,6 +19,10 @@ _MAX_HELD_OUT_SHARE = 0.8
 class FitSettings(Settings):
     """What a fit does; ``trainer fit --config FILE`` reads it from YAML."""
 
+    preset: Preset = "balanced"
+    """Settings that stand in where nothing else is given: ``fast`` without optical flow, ``balanced``, or ``still`` for
+    images that are not a camera's."""
+
     model: ModelConfig = ModelConfig()
     """The autoencoder."""
 
@@ -27,20 +32,27 @@ class FitSettings(Settings):
     noise: float = Field(default=0.0, ge=0, le=1)
     """Standard deviation of the Gaussian noise added to the input, which is 0..1; above 0 trains a denoiser."""
 
+    disturb: bool = True
+    """Whether things that were never there are put into the training frames, to be redrawn without them."""
+
+    crop_px: int | None = Field(default=64, ge=32, le=2048)
+    """Side of the crops that are trained on, pixels, most of them where something moves; null for whole frames. The
+    ``frame`` bottleneck takes whole frames whatever this says."""
+
     learning_rate: float = Field(default=2e-3, gt=0, le=1)
     """Peak learning rate of AdamW; it warms up and falls along a cosine."""
 
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
     """Weight decay of AdamW."""
 
-    batch: int = Field(default=32, ge=1, le=4096)
+    batch: int = Field(default=64, ge=1, le=4096)
     """Clips in a training step, on each device."""
 
     epochs: int | None = Field(default=None, ge=1, le=1_000_000)
     """Passes over the training frames; where given, the same seed gives the same weights on CPU."""
 
     minutes: float | None = Field(default=None, gt=0, le=100_000)
-    """Time to train, minutes, footage already decoded."""
+    """Time to train, minutes, footage already decoded; the preset's where neither this nor ``epochs`` is given."""
 
     min_epoch_steps: int = Field(default=16, ge=1, le=100_000)
     """Steps that an epoch has at least; short footage is passed over several times in one."""
@@ -81,12 +93,18 @@ class FitSettings(Settings):
     limits: FrameLimits = FrameLimits()
     """What a frame may declare."""
 
+    def __init__(self, **values: Any) -> None:  # noqa: ANN401 - pydantic checks them
+        """Check values, those that are not given taken from the preset."""
+        super().__init__(**with_preset(values))
+
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if self.epochs is not None and self.minutes is not None:
             raise ValueError("give epochs or minutes, not both")
         if self.validation_share + self.calibration_share > _MAX_HELD_OUT_SHARE:
             raise ValueError("validation_share and calibration_share must leave a fifth of the footage to train on")
+        if self.crop_px is not None and self.crop_px % self.model.step_px:
+            raise ValueError(f"crop_px must be a multiple of {self.model.step_px} for these layers")
         if self.min_epoch_steps > self.max_epoch_steps:
             raise ValueError("min_epoch_steps is above max_epoch_steps")
         return self
@@ -96,4 +114,4 @@ class FitSettings(Settings):
         """Seconds to train; None where epochs are counted."""
         if self.epochs is not None:
             return None
-        return (5.0 if self.minutes is None else self.minutes) * 60
+        return None if self.minutes is None else self.minutes * 60

@@ -96,7 +96,7 @@ class _Decoded(NamedTuple):
 
     Attributes:
         camera: Whose it is.
-        clip: uint8 of shape (clip_frames, height, width, channels).
+        clip: uint8 of shape (clip_frames, height, width, input_channels).
         trailing_bytes: Bytes after the picture's end marker.
     """
 
@@ -209,7 +209,7 @@ class Engine:
         if camera is None:
             self._make_room()
             tracker = EventTracker(self._rule, self.threshold, self._release)
-            camera = _Camera(ClipWindow(self._manifest.shape.clip_frames), tracker)
+            camera = _Camera(ClipWindow(self._manifest.shape.clip_frames, self._manifest.preprocessing), tracker)
         camera.batch = self._batch
         self._cameras[key] = camera
         return camera

@@ -71,11 +71,13 @@ def denoise(autoencoder: Autoencoder, manifest: Manifest, clips: Sequence[Clip],
         ConfigError: The folder is in use.
         FootageError: A frame cannot be decoded, or there is none.
     """
-    channels = manifest.preprocessing.channels
+    preprocessing = manifest.preprocessing
+    last = -preprocessing.input_channels
+    own = slice(last, last + preprocessing.channels or None)
     count = 0
     with whole_folder(out) as folder:
         for places, images in _batches(manifest, clips, limits):
-            pictures = autoencoder.decode(autoencoder.encode(images))[:, -channels:].transpose(0, 2, 3, 1)
+            pictures = autoencoder.decode(autoencoder.encode(images))[:, own].transpose(0, 2, 3, 1)
             for (clip, index), picture in zip(places, pictures, strict=True):
                 target = folder / _folder_of(clip) / f"{index:06d}.png"
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +114,7 @@ def principal_components(rows: FloatArray) -> tuple[FloatArray, tuple[float, flo
 
 def _batches(manifest: Manifest, clips: Sequence[Clip], limits: FrameLimits) -> Iterator[Batch]:
     for clip in clips:
-        window = ClipWindow(manifest.shape.clip_frames)
+        window = ClipWindow(manifest.shape.clip_frames, manifest.preprocessing)
         places: list[tuple[str, int]] = []
         gathered: list[npt.NDArray[np.uint8]] = []
         for frame in clip.frames():

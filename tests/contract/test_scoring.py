@@ -81,15 +81,35 @@ def test_equal_scores_still_give_a_threshold_above_them():
     assert calibration.threshold > 1.5
 
 
-def test_cell_statistics_draw_still_cells_towards_the_rest():
+def test_a_cell_that_happened_to_hold_still_is_expected_to_vary_as_those_around_it():
     random = np.random.default_rng(0)
-    errors = random.normal(0.05, 0.01, (40, 3, 4)).astype(np.float32)
-    errors[:, 0, 0] = 0.05
+    errors = random.normal(0.05, 0.01, (400, 1, 16, 24)).astype(np.float32)
+    errors[:, 0, 4:6, 4:6] = 0.05
     mean, spread = cell_statistics(errors)
-    assert mean.shape == spread.shape == (3, 4)
-    assert np.allclose(mean, 0.05, atol=0.01)
-    assert 0.005 < spread[0, 0] < spread[1:].min()
-    assert (spread > 0).all()
+    assert mean.shape == spread.shape == (1, 16, 24)
+    assert np.allclose(mean, 0.05, atol=0.005)
+    assert spread[0, 4:6, 4:6].min() > 0.006
+
+
+def test_a_cell_that_varies_more_than_those_around_it_has_its_own_spread():
+    random = np.random.default_rng(0)
+    errors = random.normal(0.05, 0.01, (400, 1, 16, 24)).astype(np.float32)
+    errors[:, 0, 8:12, 8:12] += random.normal(0.5, 0.1, (400, 4, 4)).astype(np.float32)
+    mean, spread = cell_statistics(errors)
+    assert mean[0, 9, 9] > 0.4
+    assert spread[0, 9, 9] > 0.09
+    assert mean[0, 0, 23] < 0.07
+
+
+def test_streams_of_any_unit_are_scaled_alike_and_motion_counts_somewhat_more():
+    random = np.random.default_rng(0)
+    errors = random.normal(0.05, 0.01, (400, 2, 16, 24)).astype(np.float32)
+    errors[:, 1] *= 1000
+    mean, spread = cell_statistics(errors)
+    highest = np.quantile(((errors - mean) / spread).max((2, 3)), 0.95, axis=0)
+    assert highest[1] == pytest.approx(highest[0] / 0.6, rel=0.15)
+    more = errors * np.array([1, 20], np.float32)[:, None, None]
+    assert np.allclose(cell_statistics(more)[1][1], spread[1] * 20, rtol=0.01)
 
 
 def test_severity_rises_with_rarity():

@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 from pydantic import ValidationError
 
 from contract.scoring import frames_to_images
-from trainer.model import Autoencoder, Detector, ModelConfig, pooled_error, to_images
+from trainer.model import Autoencoder, Detector, ModelConfig, pooled_motion, pooled_residual, to_images
 
 VARIANTS = [
     {"bottleneck": "frame", "latent": 7},
@@ -11,18 +13,20 @@ VARIANTS = [
     {"bottleneck": "spatial", "latent": 3},
     {"bottleneck": "frame", "latent": 7, "clip_frames": 3},
     {"bottleneck": "spatial", "latent": 3, "clip_frames": 2, "channels": 3},
+    {"bottleneck": "spatial", "latent": 3, "motion": "flow-dis-1"},
+    {"bottleneck": "frame", "latent": 7, "clip_frames": 2, "motion": "difference-1"},
 ]
-LATENTS = [(7,), (5, 2, 3), (3, 4, 6), (7,), (3, 4, 6)]
+LATENTS = [(7,), (5, 2, 3), (3, 4, 6), (7,), (3, 4, 6), (3, 4, 6), (7,)]
 
 
 def config(**changes):
-    return ModelConfig(**{"height": 64, "width": 96, "widths": (4, 8, 8, 8), **changes})
+    return ModelConfig(**{"height": 64, "width": 96, "widths": (4, 8, 8, 8), "motion": "none", **changes})
 
 
 @pytest.mark.parametrize(("variant", "latent"), list(zip(VARIANTS, LATENTS, strict=True)))
 def test_decoder_mirrors_encoder_in_every_variant(variant, latent):
     model = Autoencoder(config(**variant)).eval()
-    images = torch.rand(2, model.config.clip_frames * model.config.channels, 64, 96)
+    images = torch.rand(2, model.config.clip_frames * model.config.preprocessing.input_channels, 64, 96)
     codes = model.encoder(images)
     assert codes.shape == (2, *latent)
     reconstruction = model.decoder(codes)
@@ -34,8 +38,9 @@ def test_decoder_mirrors_encoder_in_every_variant(variant, latent):
 def test_tile_bottleneck_is_one_fully_connected_layer_over_every_tile():
     model = Autoencoder(config(bottleneck="tile", latent=5, tile=2)).eval()
     images = torch.rand(1, 1, 64, 96)
-    before = torch.nn.Sequential(*list(model.encoder)[:-1])(images)  # (1, 8, 4, 6)
-    layer = model.encoder[-1]
+    seen = torch.cat([images, model.encoder.position[None]], 1)
+    before = model.encoder.layers[:-1](seen)  # (1, 8, 4, 6)
+    layer = model.encoder.layers[-1]
     weights, bias = layer.weight.flatten(1), layer.bias
     codes = model.encoder(images)
     for row in range(2):
@@ -70,10 +75,53 @@ def test_only_the_last_frame_of_a_clip_is_scored():
     images = torch.zeros(1, 3, 64, 96)
     early = images.clone()
     early[:, 0] = 1
-    assert torch.equal(pooled_error(early, images, 1), pooled_error(images, images, 1))
+    of_three = config(clip_frames=3)
+    assert torch.equal(pooled_residual(early, images, of_three), pooled_residual(images, images, of_three))
     late = images.clone()
     late[:, 2] = 1
-    assert pooled_error(late, images, 1).min() > 0.9
+    assert pooled_residual(late, images, of_three).min() > 0.9
+
+
+@pytest.mark.parametrize("motion", ["difference-1", "flow-dis-1"])
+def test_motions_channels_are_no_part_of_the_residual(motion):
+    moving = config(motion=motion)
+    images = torch.rand(1, moving.preprocessing.input_channels, 64, 96)
+    other = images.clone()
+    other[:, 1:] = 0
+    assert torch.equal(pooled_residual(other, images, moving), pooled_residual(images, images, moving))
+
+
+def test_an_edge_a_little_beside_its_place_weighs_less_than_something_left_out():
+    images = torch.zeros(1, 1, 64, 96)
+    images[..., 30:62] = 1
+    beside = torch.roll(images, 1, 3)
+    left_out = images.clone()
+    left_out[..., 24:40, 40:56] = 0
+    residuals = [pooled_residual(redrawn, images, config()).amax() for redrawn in (beside, left_out)]
+    assert 4 * residuals[0] < residuals[1]
+
+
+def test_flow_is_measured_in_pixels_a_frame():
+    flow = torch.full((1, 3, 64, 96), 128.0)
+    flow[:, 1, 16:48, 32:64] += 3 * 16
+    flow[:, 2, 16:48, 32:64] -= 4 * 16
+    motion = pooled_motion(flow / 255, config(motion="flow-dis-1"))
+    assert motion[0, 4, 6].item() == pytest.approx(5, abs=1e-3)
+    assert motion[0, 0, 0].item() == pytest.approx(0, abs=2e-3)
+
+
+def test_the_map_shows_the_stream_that_stands_out_most():
+    detector = Detector(Autoencoder(config(motion="difference-1"))).eval()
+    frames = torch.zeros(2, 1, 64, 96, 2, dtype=torch.uint8)
+    with torch.inference_mode():
+        errors = detector.cell_errors(frames)
+        detector.cell_mean.copy_(errors[0])
+        detector.cell_spread.fill_(0.05)
+        frames[1, 0, 16:32, 16:32, 1] = 40
+        _, anomaly_map = detector(frames)
+    row, column = divmod(int(anomaly_map[1].argmax()), anomaly_map.shape[2])
+    assert (row, column) in {(2, 2), (2, 3), (3, 2), (3, 3)}
+    assert anomaly_map[1].max().item() == pytest.approx(math.log1p(40 / 0.05), rel=0.01)
 
 
 def test_numpy_and_torch_make_equal_images_of_frames():

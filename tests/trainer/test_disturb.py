@@ -1,0 +1,104 @@
+import pytest
+import torch
+
+from contract.frame import FLOW_NEUTRAL
+from trainer.crops import take_crops
+from trainer.disturb import disturb, moving_places
+from trainer.model import Encoder, ModelConfig
+
+
+def config(**changes):
+    return ModelConfig(**{"height": 64, "width": 96, "widths": (4, 8, 8), **changes})
+
+
+def images(model: ModelConfig, count: int = 64) -> torch.Tensor:
+    """Random pictures in whose middle something moves two pixels a frame to the right."""
+    random = torch.Generator().manual_seed(1)
+    shape = count, model.clip_frames, model.preprocessing.input_channels, 64, 96
+    frames = torch.rand(shape, generator=random) * 0.5 + 0.25
+    if model.motion == "flow-dis-1":
+        frames[:, :, model.channels :] = FLOW_NEUTRAL / 255
+        frames[:, :, model.channels, 24:40, 40:56] = (FLOW_NEUTRAL + 32) / 255
+    if model.motion == "difference-1":
+        frames[:, :, model.channels :] = 0
+        frames[:, :, model.channels, 24:40, 40:56] = 40 / 255
+    return frames.flatten(1, 2)
+
+
+VARIANTS = [
+    {"motion": "none"},
+    {"motion": "none", "channels": 3},
+    {"motion": "difference-1"},
+    {"motion": "flow-dis-1"},
+    {"motion": "flow-dis-1", "clip_frames": 3, "channels": 3},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_about_three_quarters_of_the_images_are_disturbed_and_stay_images(variant):
+    model = config(**variant)
+    before = images(model, 200)
+    kept = before.clone()
+    after = disturb(before, model, torch.Generator().manual_seed(0))
+    assert torch.equal(before, kept)
+    assert after.shape == before.shape
+    assert after.min() >= 0
+    assert after.max() <= 1
+    changed = (after - before).abs().flatten(1).amax(1) > 1e-3
+    assert 0.6 < changed.float().mean() < 0.9
+
+
+def test_the_same_state_gives_the_same_disturbances():
+    model = config()
+    one, two, other = (disturb(images(model), model, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_some_move_faster_while_their_picture_stays():
+    model = config()
+    before = images(model, 400)
+    after = disturb(before, model, torch.Generator().manual_seed(0))
+    same_picture = (after[:, 0] - before[:, 0]).abs().flatten(1).amax(1) < 1e-6
+    level = after[:, 1, 24:40, 40:56].flatten(1).amax(1) * 255 - FLOW_NEUTRAL
+    assert (same_picture & (level > 40)).float().mean() > 0.2
+    assert level.max() > 100
+
+
+def test_some_foreign_things_rest_and_some_move_at_the_pace_of_the_place():
+    model = config()
+    before = images(model, 400)
+    after = disturb(before, model, torch.Generator().manual_seed(0))
+    elsewhere = torch.ones(64, 96, dtype=torch.bool)
+    elsewhere[20:44, 36:60] = False
+    new_picture = ((after[:, 0] - before[:, 0]).abs() > 0.05)[:, elsewhere].any(1)
+    pace = after[:, 1][:, elsewhere].amax(1) * 255 - FLOW_NEUTRAL
+    assert (new_picture & (pace < 1)).float().mean() > 0.05
+    assert (new_picture & ((pace - 32).abs() < 1)).float().mean() > 0.05
+
+
+def test_moving_places_are_where_the_flow_is_more_than_slow():
+    model = config()
+    moving = moving_places(images(model, 1), model)[0]
+    assert moving[24:40, 40:56].all()
+    assert moving.sum() == 16 * 16
+
+
+def test_crops_keep_scale_and_position_and_mostly_hold_what_moves():
+    model = config()
+    position = Encoder(model).position
+    whole = images(model, 300)
+    crops, places = take_crops(whole, position, 32, model, torch.Generator().manual_seed(0))
+    assert crops.shape == (300, 3, 32, 32)
+    assert places.shape == (300, 2, 32, 32)
+    row = round((places[0, 0, 0, 0].item() + 1) / 2 * 63)
+    column = round((places[0, 1, 0, 0].item() + 1) / 2 * 95)
+    assert torch.equal(crops[0], whole[0, :, row : row + 32, column : column + 32])
+    holds_motion = (crops[:, 1] * 255 - FLOW_NEUTRAL > 16).flatten(1).any(1).float().mean()
+    assert holds_motion > 0.8
+
+
+def test_a_crop_is_at_most_the_picture():
+    model = config(motion="none")
+    crops, places = take_crops(images(model, 2), Encoder(model).position, 128, model, torch.Generator())
+    assert crops.shape[2:] == places.shape[2:] == (64, 96)

@@ -1,0 +1,174 @@
+"""What was never there, put into normal footage: the autoencoder learns to redraw the footage without it.
+
+An autoencoder that is only asked to redraw what it sees learns to redraw anomalies too. So it is shown normal crops
+into which something was put, and the loss compares with the crop as it was (a denoising autoencoder, Vincent et al.,
+JMLR 2010, whose noise is pseudo-anomalies: Astrid et al., Learning Not to Reconstruct Anomalies, BMVC 2021; Zavrtanik
+et al., DRAEM, ICCV 2021). Three things are put in:
+
+faster     what moves here moves 1.4 to 4.5 times as fast, or backwards, within a soft blob or in the whole crop
+displaced  what moves in another crop is laid over this one, faster
+foreign    a piece of another crop, lighter or darker, with more or less contrast, at rest or moving as things here do
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from contract.frame import FLOW_FRAMES, FLOW_NEUTRAL, FLOW_STEPS_A_PIXEL
+from trainer.model import ModelConfig, by_frame
+
+_UNDISTURBED: Final = 0.25
+_FASTER: Final = 0.4
+_DISPLACED: Final = 0.15
+_SLOW_PX_A_FRAME: Final = 0.25
+_SLOW_LEVELS: Final = 8.0
+_SPAN: Final = 64
+"""Side of the pictures that the sizes below are shares of, pixels."""
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A batch's channels apart: pictures 0..1 and motion in levels away from rest, (batch, clip_frames, c, h, w)."""
+
+    pictures: Tensor
+    motion: Tensor
+
+
+def disturb(images: Tensor, config: ModelConfig, random: torch.Generator) -> Tensor:
+    """Put something into three quarters of the images.
+
+    Args:
+        images: Float of shape (batch, clip_frames * input_channels, height, width), 0..1; crops or whole pictures.
+        config: Says which channels are motion.
+        random: On the CPU; the same state gives the same disturbances.
+
+    Returns:
+        The same shape; the images are left as they are.
+    """
+    here = _apart(images, config)
+    there = _apart(images[torch.randperm(len(images), generator=random)], config)
+    kind = torch.rand(len(images), 1, 1, 1, 1, generator=random).to(images.device)
+    moving = config.motion != "none"
+    faster_to = _UNDISTURBED + (_FASTER if moving else 0)
+    displaced_to = faster_to + (_DISPLACED if moving else 0)
+    pictures, motion = here.pictures, here.motion
+    if moving:
+        faster = _faster(here, random)
+        motion = torch.where((kind >= _UNDISTURBED) & (kind < faster_to), faster, motion)
+    shape = _soft_shapes(images, random)
+    laid = _displaced(here, there, shape, config, random) if moving else here
+    is_laid = (kind >= faster_to) & (kind < displaced_to)
+    put = _foreign(here, there, shape, config, random)
+    is_put = kind >= displaced_to
+    pictures = torch.where(is_put, put.pictures, torch.where(is_laid, laid.pictures, pictures))
+    motion = torch.where(is_put, put.motion, torch.where(is_laid, laid.motion, motion))
+    return _together(_Split(pictures, motion), config)
+
+
+def moving_places(images: Tensor, config: ModelConfig) -> Tensor:
+    """Tell where something moves in the last frame.
+
+    Args:
+        images: Float of shape (batch, clip_frames * input_channels, height, width), 0..1.
+        config: Says which channels are motion; it has some.
+
+    Returns:
+        bool of shape (batch, height, width).
+    """
+    return _moves(_apart(images, config).motion[:, -1], config).squeeze(1)
+
+
+def _apart(images: Tensor, config: ModelConfig) -> _Split:
+    frames = by_frame(images, config)
+    return _Split(frames[:, :, : config.channels], frames[:, :, config.channels :] * 255 - _rest(config))
+
+
+def _together(split: _Split, config: ModelConfig) -> Tensor:
+    motion = (split.motion + _rest(config)) / 255
+    return torch.cat([split.pictures, motion], 2).clamp(0, 1).flatten(1, 2)
+
+
+def _rest(config: ModelConfig) -> float:
+    return float(FLOW_NEUTRAL) if config.motion == "flow-dis-1" else 0.0
+
+
+def _moves(motion: Tensor, config: ModelConfig) -> Tensor:
+    """Where motion (..., c, h, w) is more than slow: bool of shape (..., 1, h, w)."""
+    slow = _SLOW_PX_A_FRAME * FLOW_STEPS_A_PIXEL * FLOW_FRAMES if config.motion == "flow-dis-1" else _SLOW_LEVELS
+    return torch.square(motion).sum(-3, keepdim=True) > slow**2
+
+
+def _between(low: float, high: float, images: Tensor, random: torch.Generator) -> Tensor:
+    """One number an image, (batch, 1, 1, 1, 1)."""
+    return (torch.rand(len(images), 1, 1, 1, 1, generator=random) * (high - low) + low).to(images.device)
+
+
+def _chance(share: float, images: Tensor, random: torch.Generator) -> Tensor:
+    return _between(0, 1, images, random) < share
+
+
+def _faster(here: _Split, random: torch.Generator) -> Tensor:
+    pictures = here.pictures
+    factor = torch.where(
+        _chance(0.85, pictures, random), _between(1.4, 4.5, pictures, random), _between(-2.0, -0.5, pictures, random)
+    )
+    rows, columns = _offsets(pictures, random)
+    blob = torch.exp(
+        -(
+            torch.square(rows / _between(6 / _SPAN, 25 / _SPAN, pictures, random))
+            + torch.square(columns / _between(6 / _SPAN, 25 / _SPAN, pictures, random))
+        )
+        / 2
+    )
+    within = torch.where(_chance(0.3, pictures, random), torch.ones_like(blob), (1.5 * blob).clamp(max=1))
+    return here.motion * (1 + (factor - 1) * within)
+
+
+def _displaced(here: _Split, there: _Split, shape: Tensor, config: ModelConfig, random: torch.Generator) -> _Split:
+    moves = _moves(there.motion, config).float()
+    near = functional.max_pool2d(moves.flatten(0, 1), 5, 1, 2)
+    mask = shape * functional.avg_pool2d(near, 3, 1, 1).view_as(moves)
+    factor = _between(1.3, 4.0, here.pictures, random)
+    return _Split(torch.lerp(here.pictures, there.pictures, mask), torch.lerp(here.motion, there.motion * factor, mask))
+
+
+def _foreign(here: _Split, there: _Split, shape: Tensor, config: ModelConfig, random: torch.Generator) -> _Split:
+    pictures = here.pictures
+    weight = shape.sum((-2, -1), keepdim=True).clamp(min=1)
+    around = (pictures * shape).sum((-2, -1), keepdim=True) / weight
+    mean = (there.pictures * shape).sum((-2, -1), keepdim=True) / weight
+    sign = torch.where(_chance(0.5, pictures, random), 1.0, -1.0)
+    shade = sign * _between(0.06, 0.3, pictures, random)
+    texture = (there.pictures - mean) * _between(0.5, 2.0, pictures, random) + around + shade
+    pictures = torch.lerp(pictures, texture.clamp(0, 1), shape)
+    if config.motion == "none":
+        return _Split(pictures, here.motion)
+    moves = _moves(here.motion, config).float()
+    pace = (here.motion * moves).sum((-2, -1), keepdim=True) / moves.sum((-2, -1), keepdim=True).clamp(min=1)
+    pace = torch.where(_chance(0.6, pictures, random), pace, torch.zeros_like(pace))
+    wider = functional.max_pool2d(shape.squeeze(1), 5, 1, 2).unsqueeze(1)
+    return _Split(pictures, torch.lerp(here.motion, pace.expand_as(here.motion), wider))
+
+
+def _soft_shapes(images: Tensor, random: torch.Generator) -> Tensor:
+    """Ellipses and rectangles with edges of several softnesses, 0..1, (batch, 1, 1, height, width)."""
+    rows, columns = _offsets(images, random)
+    rows = rows / _between(4 / _SPAN, 22 / _SPAN, images, random)
+    columns = columns / _between(4 / _SPAN, 22 / _SPAN, images, random)
+    ellipse, rectangle = torch.square(rows) + torch.square(columns), torch.maximum(rows.abs(), columns.abs())
+    distance = torch.where(_chance(0.5, images, random), ellipse, rectangle)
+    return ((1 - distance) * _between(2, 8, images, random)).clamp(0, 1)
+
+
+def _offsets(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows (batch, 1, 1, height, 1) and columns (batch, 1, 1, 1, width) from a centre within each image, in spans."""
+    height, width = images.shape[-2:]
+    # Sizes count in spans of 64 pixels on crops and whole pictures alike, since objects are of one size in both.
+    rows = torch.arange(height, device=images.device).view(1, 1, 1, -1, 1) / _SPAN
+    columns = torch.arange(width, device=images.device).view(1, 1, 1, 1, -1) / _SPAN
+    centre_row = _between(height / _SPAN / 8, height / _SPAN * 7 / 8, images, random)
+    centre_column = _between(width / _SPAN / 8, width / _SPAN * 7 / 8, images, random)
+    return rows - centre_row, columns - centre_column

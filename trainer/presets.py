@@ -1,0 +1,32 @@
+"""Settings that go together, by name; docs/benchmarks says what each costs and finds."""
+
+from typing import Any, Final, Literal
+
+Preset = Literal["fast", "balanced", "still"]
+
+PRESETS: Final[dict[Preset, dict[str, Any]]] = {
+    # Frame differences cost next to nothing; optical flow is what a frame's time goes into otherwise.
+    "fast": {"model": {"motion": "difference-1"}, "minutes": 2.0},
+    "balanced": {"model": {"motion": "flow-dis-1"}, "minutes": 5.0},
+    # Images that are not a camera's have no motion, and what is wrong with a part is small.
+    "still": {"model": {"motion": "none", "height": 256, "width": 256}, "minutes": 10.0},
+}
+"""What each preset sets; everything else is the default."""
+
+
+def with_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """Fill what is not given from the preset that the values name, ``balanced`` where they name none.
+
+    Args:
+        values: Fields of a fit's settings, ``model`` as fields or as a whole model.
+    """
+    chosen = PRESETS.get(values.get("preset", "balanced"))
+    if chosen is None:
+        return values
+    filled = {**chosen, **values}
+    if values.get("epochs") is not None and "minutes" not in values:
+        del filled["minutes"]
+    model = values.get("model", {})
+    if isinstance(model, dict):
+        filled["model"] = {**chosen["model"], **model}
+    return filled
