@@ -7,6 +7,7 @@ def model_card(manifest: Manifest) -> str:
     """Write the card from what the manifest says, in Markdown."""
     calibration, training = manifest.calibration, manifest.training
     frames = training.get("frames", {})
+    rule = manifest.event_rule
     support = (
         "The held-out footage is long enough to show this budget."
         if calibration.supported
@@ -43,8 +44,12 @@ Weights and arithmetic: {manifest.precision}.
 
 ## Threshold
 
-{calibration.threshold:.3f}, for {calibration.false_events_per_day:g} false events a camera and day at
-{calibration.frames_per_second:g} frames/s, from {calibration.frames} held-out normal frames. {support}
+An event starts with frame {rule.min_frames} of a run of frames at or above {calibration.threshold:.3f}; it ends with
+frame {rule.gap_frames + 1} of a run below {calibration.release_threshold:.3f}. Set for
+{calibration.false_events_per_day:g} false events a camera and day at {calibration.frames_per_second:g} frames/s, from
+{calibration.frames} held-out normal frames. 95% interval: {calibration.false_events_per_day_low:.2g} to
+{calibration.false_events_per_day_high:.2g} a day, by {calibration.blocks} blocks of {calibration.block_seconds:g} s,
+drawn with replacement {calibration.replicates} times. {support}
 
 ## Parity with PyTorch
 

@@ -7,7 +7,7 @@ import pytest
 from contract.alert import BundleReference
 from contract.event import EventRule
 from contract.frame import Preprocessing
-from contract.scoring import calibrate
+from tests.calibrations import made_calibration
 from worker.engine import Engine, IncomingFrame
 from worker.pictures import snapshot
 
@@ -16,11 +16,10 @@ BRIGHT, DARK = 220, 40
 
 def detector(clip_frames=1):
     """A detector whose map is the brightness of each 16 px cell of the last frame, 0..10."""
-    calibration = calibrate(np.linspace(0.5, 1.5, 100), frames_per_second=10, false_events_per_day=1)
     manifest = SimpleNamespace(
         preprocessing=Preprocessing(height=64, width=64),
         shape=SimpleNamespace(clip_frames=clip_frames),
-        calibration=calibration.model_copy(update={"threshold": 6.0, "release_threshold": 4.0}),
+        calibration=made_calibration(),
         event_rule=EventRule(min_frames=2, gap_frames=1, update_rise=0.5, update_frames=1),
     )
     reference = BundleReference(name="fake", version="1", digest="sha256:" + "a" * 64)
