@@ -128,6 +128,16 @@ class Calibration(FrozenModel):
         return self.false_events_per_day / (self.frames_per_second * SECONDS_A_DAY)
 
 
+def say_rate(rate: float) -> str:
+    """Say a number of events to two digits, as people write it."""
+    if rate < 0.01:
+        return "under 0.01"
+    if rate < 10:
+        return f"{rate:.2g}"
+    step = 10 ** (math.floor(math.log10(rate)) - 1)
+    return f"{round(rate / step) * step:,}"
+
+
 def score_to_z(score: npt.ArrayLike) -> Float64Array:
     """Spreads above the mean, from scores; any shape, finite."""
     values = np.asarray(score, np.float64)

@@ -60,7 +60,9 @@ def fit(
     # Importing it sets its logger to announce each choice it makes.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     checkpoint = run_fit(clips, source, settings, out, _console)
-    for line in describe(checkpoint.calibration, budget_given=settings.false_events_per_day is not None):
+    for line in describe(
+        checkpoint.calibration, checkpoint.event_rule, budget_given=settings.false_events_per_day is not None
+    ):
         _console.print(line, highlight=False, soft_wrap=True)
     typer.echo(out)
 

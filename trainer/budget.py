@@ -5,7 +5,7 @@ from typing import Final
 
 from contract.errors import ConfigError
 from contract.event import EventRule
-from contract.scoring import SECONDS_A_DAY, Calibration
+from contract.scoring import SECONDS_A_DAY, Calibration, say_rate
 from trainer.settings import FitSettings
 
 MIN_BLOCKS: Final = 20
@@ -58,16 +58,17 @@ def require_support(frames: int, frames_per_second: float, settings: FitSettings
     )
 
 
-def describe(calibration: Calibration, *, budget_given: bool) -> list[str]:
+def describe(calibration: Calibration, rule: EventRule, *, budget_given: bool) -> list[str]:
     """Say in lines what a calibration chose, what it promises and what it only extrapolates.
 
     Args:
         calibration: What was fitted.
+        rule: The event rule that goes with it.
         budget_given: Whether the budget was asked for, or is the default.
     """
     c = calibration
     budget = f"{c.false_events_per_day:g} false event{'' if c.false_events_per_day == 1 else 's'} a day"
-    frames = f"{c.min_frames} frame{'' if c.min_frames == 1 else 's'}"
+    frames = f"{rule.min_frames} frame{'' if rule.min_frames == 1 else 's'}"
     low, high = say_rate(c.false_events_per_day_low), say_rate(c.false_events_per_day_high)
     chosen = f"threshold {c.threshold:.3f} for {frames} or more, released below {c.release_threshold:.3f}"
     lines = [
@@ -90,16 +91,6 @@ def say_seconds(seconds: float) -> str:
         hours = seconds / 3600
         return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"
     return f"{seconds / 60:.3g} min" if seconds >= 60 else f"{seconds:.3g} s"
-
-
-def say_rate(rate: float) -> str:
-    """Say a number of events to two digits, as people write it."""
-    if rate < 0.01:
-        return "under 0.01"
-    if rate < 10:
-        return f"{rate:.2g}"
-    step = 10 ** (math.floor(math.log10(rate)) - 1)
-    return f"{round(rate / step) * step:,}"
 
 
 def _rounded_up(value: float) -> float:

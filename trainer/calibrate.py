@@ -1,5 +1,6 @@
 """From a trained autoencoder to a calibrated detector, by held-out normal footage alone."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -59,7 +60,16 @@ def calibrate_detector(
         gap_frames=settings.event_rule.over(EventRule()).gap_frames,
         seed=settings.seed,
     )
-    return fitted, settings.event_rule.over(EventRule(min_frames=fitted.min_frames))
+    return fitted, settings.event_rule.over(_rule_for(fitted))
+
+
+def _rule_for(fitted: Calibration) -> EventRule:
+    """Take the duration that was chosen; where the budget is extrapolated, the default's where that is longer.
+
+    Footage too short to show a budget has not shown the single odd frames either that a camera gives now and then.
+    """
+    cautious = 1 if fitted.supported else min(EventRule().min_frames, max(1, math.floor(fitted.frames_per_second)))
+    return EventRule(min_frames=max(fitted.min_frames, cautious))
 
 
 def take_samples(detector: Detector, validation: Part, calibration: Part, seed: int) -> Samples:

@@ -81,8 +81,8 @@ class FitSettings(Settings):
     """Whether to accept, for a budget that was given, what the fitted tail says beyond the held-out footage."""
 
     event_rule: EventRuleChanges = EventRuleChanges()
-    """How scores become events, where the calibration is not to choose ``min_frames`` or the rest is not to be the
-    default; the rule travels in the bundle."""
+    """How scores become events; the calibration chooses ``min_frames`` where it is not given. The rule travels in the
+    bundle."""
 
     limits: FrameLimits = FrameLimits()
     """What a frame may declare."""

@@ -16,6 +16,7 @@ from contract.scoring import (
     fit_gumbel,
     fit_tail,
     frames_to_images,
+    say_rate,
     score_to_z,
     severity,
     z_to_score,
@@ -80,6 +81,11 @@ def test_a_calibration_that_contradicts_itself_is_refused(changes, word):
 
 def test_a_budget_is_also_one_a_frame():
     assert made_calibration(false_events_per_day=864, frames_per_second=10).budget_per_frame == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(("rate", "said"), [(0, "under 0.01"), (0.123, "0.12"), (9.0, "9"), (61_714, "62,000")])
+def test_rates_are_said_to_two_digits(rate, said):
+    assert say_rate(rate) == said
 
 
 def test_cell_statistics_draw_still_cells_towards_the_rest():

@@ -10,7 +10,7 @@ from rich.console import Console
 from contract.errors import CheckpointError, ConfigError, ParityError
 from contract.manifest import Manifest, open_bundle
 from contract.runtime import Autoencoder, Detector
-from contract.scoring import frames_to_images, score_to_z, z_to_score
+from contract.scoring import frames_to_images, say_rate, score_to_z, z_to_score
 from contract.source import open_source
 from exporter.build import _carried_over, build_bundle
 from exporter.parity import BATCHES
@@ -195,8 +195,8 @@ def test_the_manifest_says_where_the_model_came_from(run, tmp_path):
     assert Manifest.model_validate(text) == manifest
     card = (tmp_path / "door-7" / "MODEL_CARD.md").read_text()
     calibration = manifest.calibration
-    assert f"frame {manifest.event_rule.min_frames} of a run of frames at or above {calibration.threshold:.3f}" in card
-    assert f"95% interval: {calibration.false_events_per_day_low:.2g} to" in card
+    assert f"{manifest.event_rule.min_frames} frames in a row score {calibration.threshold:.3f} or higher" in card
+    assert f" to {say_rate(calibration.false_events_per_day_high)}, by {calibration.blocks} blocks" in card
     assert "it was extrapolated" in card
 
 

@@ -3,9 +3,10 @@
 import pytest
 
 from contract.errors import ConfigError
+from contract.event import EventRule
 from tests.calibrations import made_calibration
 from tests.footage import tiny_settings
-from trainer.budget import describe, frames_needed, require_support, say_rate, say_seconds
+from trainer.budget import describe, frames_needed, require_support, say_seconds
 
 
 def settings(budget, **more):
@@ -54,7 +55,7 @@ def test_the_least_that_is_said_would_be_accepted(frames, frames_per_second):
 
 
 def test_a_calibration_is_told_with_its_interval():
-    chosen, interval = describe(made_calibration(min_frames=1), budget_given=True)
+    chosen, interval = describe(made_calibration(), EventRule(min_frames=1), budget_given=True)
     assert "threshold 6.000 for 1 frame or more, released below 4.000" in chosen
     assert "60 blocks of 1.6 s" in chosen
     assert interval == "set for 1 false event a day; 95% interval 0.1 to 9"
@@ -63,7 +64,7 @@ def test_a_calibration_is_told_with_its_interval():
 @pytest.mark.parametrize("given", [True, False])
 def test_what_is_extrapolated_is_said_in_one_line_more(given):
     calibration = made_calibration(supported=False, frames=600, frames_needed=2_592_000)
-    note = describe(calibration, budget_given=given)[2:]
+    note = describe(calibration, EventRule(), budget_given=given)[2:]
     assert len(note) == 1
     assert note[0].startswith("note: 1 min of held-out footage cannot show 1 false event a day")
     assert "extrapolated; 72 h held out would show it" in note[0]
@@ -75,8 +76,3 @@ def test_what_is_extrapolated_is_said_in_one_line_more(given):
 )
 def test_lengths_of_time_are_said_in_a_unit_that_suits(seconds, said):
     assert say_seconds(seconds) == said
-
-
-@pytest.mark.parametrize(("rate", "said"), [(0, "under 0.01"), (0.123, "0.12"), (9.0, "9"), (61_714, "62,000")])
-def test_rates_are_said_to_two_digits(rate, said):
-    assert say_rate(rate) == said

@@ -15,7 +15,9 @@ from rich.console import Console
 from contract.errors import CheckpointError, ConfigError, TrainingError
 from contract.event import EventRule
 from contract.source import open_source
+from tests.calibrations import made_calibration
 from tests.footage import TINY, tiny_settings, write_scene
+from trainer.calibrate import _rule_for
 from trainer.checkpoint import load_checkpoint, load_samples
 from trainer.fit import fit
 
@@ -163,10 +165,22 @@ def test_a_budget_that_was_not_given_or_is_to_be_extrapolated_is_fitted(scene, t
     calibration = checkpoint.calibration
     assert calibration.false_events_per_day == changes.get("false_events_per_day", 1)
     assert not calibration.supported
-    assert checkpoint.event_rule == EventRule(min_frames=calibration.min_frames)
+    assert calibration.min_frames < 4
+    assert checkpoint.event_rule == EventRule(min_frames=4)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())["calibration"]
     assert summary["false_events_per_day_low"] <= summary["false_events_per_day_high"]
     assert load_checkpoint(tmp_path / "run").calibration == calibration
+
+
+@pytest.mark.parametrize(
+    ("supported", "frames_per_second", "chosen", "asked"),
+    [(True, 10, 1, 1), (True, 10, 8, 8), (False, 10, 1, 4), (False, 10, 8, 8), (False, 2.5, 1, 2), (False, 0.2, 1, 1)],
+)
+def test_an_extrapolated_budget_asks_for_events_of_four_frames_within_a_second(
+    supported, frames_per_second, chosen, asked
+):
+    fitted = made_calibration(supported=supported, frames_per_second=frames_per_second, min_frames=chosen)
+    assert _rule_for(fitted) == EventRule(min_frames=asked)
 
 
 def test_a_budget_within_reach_is_fitted(tmp_path):
@@ -175,6 +189,7 @@ def test_a_budget_within_reach_is_fitted(tmp_path):
     within = {"frames_per_second": 0.1, "event_rule": {"min_frames": 1, "gap_frames": 0}}
     checkpoint = run_fit(scene, tmp_path / "run", false_events_per_day=620, **within)
     assert checkpoint.calibration.false_events_per_day == 620
+    assert checkpoint.event_rule == EventRule(min_frames=1, gap_frames=0)
     with pytest.raises(ConfigError, match="618 at the least"):
         run_fit(scene, tmp_path / "other", false_events_per_day=610, **within)
 
