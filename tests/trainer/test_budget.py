@@ -15,6 +15,7 @@ def settings(budget, **more):
 
 def test_footage_shows_a_budget_from_three_events_worth_of_it():
     assert frames_needed(10, 864, 14) == 3_000
+    assert frames_needed(0.1, 81, 14) == 320  # 3 * 0.1 * 86,400 / 81 is 320 and a little in binary fractions
     require_support(3_000, 10, settings(864))
     with pytest.raises(ConfigError):
         require_support(2_999, 10, settings(864))

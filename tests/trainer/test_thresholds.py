@@ -158,6 +158,12 @@ def test_the_correlation_time_of_a_known_process_is_found(past):
     assert correlation_frames([np.ones(30)]) == 1
 
 
+def test_a_visit_does_not_make_independent_frames_correlated():
+    z = independent(np.random.default_rng(0), 5_000)
+    z[1_000:1_040] = 1_000.0
+    assert correlation_frames([z]) < 2
+
+
 @given(st.lists(st.floats(-5, 5), max_size=40), st.integers(1, 12))
 def test_the_trailing_minimum_is_that_of_whole_windows(values, frames):
     windows = [min(values[stop - frames : stop]) for stop in range(frames, len(values) + 1)]

@@ -7,6 +7,7 @@ import pytest
 from contract.alert import BundleReference
 from contract.event import EventRule
 from contract.frame import Preprocessing
+from contract.scoring import Tail
 from tests.calibrations import made_calibration
 from worker.engine import Engine, IncomingFrame
 from worker.pictures import snapshot
@@ -136,6 +137,18 @@ def test_a_lost_partition_is_forgotten_and_others_are_not():
     outcomes = engine.process([frame(3 + i, DARK, partition=p) for i in range(3) for p in (0, 1)])
     ended = [alert.data.frames.partition for outcome in outcomes for alert in outcome.alerts]
     assert ended == [1]
+
+
+@pytest.mark.parametrize(("scale", "grade"), [(500.0, "low"), (150.0, "critical")])
+def test_severity_counts_from_the_budget_where_single_frames_often_reach_the_threshold(scale, grade):
+    # Frames at the threshold, 6, are nothing rare: z is 402 there, and 6,000 at the peak.
+    tail = Tail(location=0.0, scale=scale)
+    scorer = detector()
+    scorer.bundle.manifest.calibration = made_calibration(tail=tail)
+    frames = [frame(i, level) for i, level in enumerate(VISIT)]
+    alerts = [alert for outcome in Engine(scorer).process(frames) for alert in outcome.alerts]
+    assert tail.p_value(6.0) > 0.05
+    assert alerts[0].data.severity == grade
 
 
 def test_a_threshold_given_replaces_the_bundle_s():
