@@ -30,6 +30,26 @@ class EventRule(FrozenModel):
     """Frames that must pass between two updates."""
 
 
+class EventRuleChanges(FrozenModel):
+    """What is to differ from a rule for events; a field that is not set stays as it is there."""
+
+    min_frames: int | None = Field(default=None, ge=1, le=10_000)
+    """Consecutive anomalous frames from which an event starts."""
+
+    gap_frames: int | None = Field(default=None, ge=0, le=100_000)
+    """Frames below the release threshold that an event outlasts."""
+
+    update_rise: float | None = Field(default=None, gt=0, le=100)
+    """Rise of the peak score, since it was last told, that is worth an update."""
+
+    update_frames: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Frames that must pass between two updates."""
+
+    def over(self, rule: EventRule) -> EventRule:
+        """The rule with these changes."""
+        return EventRule(**{**rule.model_dump(), **self.model_dump(exclude_none=True)})
+
+
 def rule_version(rule: EventRule, threshold: float, release_threshold: float) -> str:
     """Name what makes events of scores, such as ``1-0f3a9c21``: the code's version and a digest of what is in force.
 

@@ -1,42 +1,45 @@
-"""What a score means: the tail of normal scores, the threshold, the p-value, the severity, the anomalous cells.
+"""What a score means: the tail of normal scores, the calibration, the p-value, the severity, the anomalous cells.
 
 The detector's graph gives, for each frame, an ``anomaly_map`` of cells and the ``anomaly_score``, which is the map's
 maximum. Both are on one scale: sign(z) ln(1 + |z|), where z counts a cell's spreads over normal footage above that
 cell's mean over normal footage. So 0 is typical, and a cell at or above the threshold is an anomalous cell.
 
 Maxima of many weakly dependent values tend to a Gumbel distribution (Coles, An Introduction to Statistical Modeling
-of Extreme Values, 2001, section 3.1). It is fitted to z of held-out normal frames by two quantiles, which a few frames
-that were not normal after all do not move.
+of Extreme Values, 2001, section 3.1). It is fitted to z of held-out normal frames, or of blocks of them, by two
+quantiles, which a few frames that were not normal after all do not move.
 """
 
 import math
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from contract.errors import TrainingError
 from contract.settings import FrozenModel
 
 FloatArray = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
 Severity = Literal["low", "medium", "high", "critical"]
 
-_SECONDS_A_DAY = 86_400.0
-_RELEASE_P_VALUE = 1e-3
-_MIN_TAIL_SCALE = 0.5
+SECONDS_A_DAY: Final = 86_400.0
+LEAST_SCALE: Final = 0.5
+"""Scale of z over normal frames, at least: a few frames that hardly differ do not show how far others will."""
+
+_MAX_SCORE = 100.0
 _PRIOR_FRAMES = 20
 _SPREAD_FLOOR_SHARE = 0.1
 _NEIGHBOURHOODS_CELLS = (1.0, 4.0)
 _HIGH_SHARE = 0.95
 _MOTION_WEIGHT = 1 / 0.6
-_ASIDE_FRAMES = 5
-_ASIDE_SHARE = 0.05
+_ASIDE_VALUES = 5
+_ASIDE_SHARE = 0.1
+_MAX_ASIDE_SHARE = 0.25
 
 
 class Tail(FrozenModel):
-    """Gumbel distribution of z over normal frames, where score = sign(z) ln(1 + |z|)."""
+    """Gumbel distribution of z over normal footage, where score = sign(z) ln(1 + |z|)."""
 
     location: float
     """Mode of z."""
@@ -46,17 +49,16 @@ class Tail(FrozenModel):
 
     def p_value(self, score: float) -> float:
         """Probability that a normal frame scores this high or higher, 0..1."""
-        z = math.copysign(math.expm1(min(abs(score), 700.0)), score)
+        z = float(score_to_z(score))
         return -math.expm1(-math.exp(min(-(z - self.location) / self.scale, 700.0)))
 
     def score_at(self, p_value: float) -> float:
         """Score that a normal frame reaches with this probability, which is above 0 and below 1."""
-        z = self.location - self.scale * math.log(-math.log1p(-p_value))
-        return math.copysign(math.log1p(abs(z)), z)
+        return float(z_to_score(self.location - self.scale * math.log(-math.log1p(-p_value))))
 
 
 class Calibration(FrozenModel):
-    """How the threshold was set, from held-out normal footage alone."""
+    """How threshold, release threshold and minimum duration were set, from held-out normal footage alone."""
 
     threshold: float
     """Score from which a frame is anomalous."""
@@ -64,23 +66,47 @@ class Calibration(FrozenModel):
     release_threshold: float
     """Score below which an open event begins to end; at most the threshold."""
 
+    min_frames: int = Field(ge=1)
+    """Consecutive anomalous frames that the threshold was set for; the event rule asks for as many or more."""
+
     tail: Tail
-    """Distribution of normal scores; it gives p-values."""
+    """Distribution of normal frames' scores; it gives p-values."""
+
+    event_tail: Tail
+    """Distribution of the highest level that normal scores hold for ``min_frames`` frames within a block."""
+
+    block_seconds: float = Field(gt=0)
+    """Length of a block, seconds."""
+
+    blocks: int = Field(ge=1)
+    """Blocks of held-out normal footage that the event tail was fitted on, and that were resampled."""
+
+    replicates: int = Field(ge=1)
+    """Times that the blocks were resampled."""
+
+    seed: int = Field(ge=0)
+    """Seed of the resampling."""
 
     frames: int = Field(ge=2)
-    """Held-out normal frames it was fitted on."""
+    """Held-out normal frames."""
 
     frames_per_second: float = Field(gt=0, le=1000)
-    """Rate of the footage it was fitted on, frames/s."""
+    """Rate of the footage, frames/s."""
 
     false_events_per_day: float = Field(gt=0, le=86_400)
-    """Budget it was set for, events a camera and day."""
+    """Budget that the threshold was set for, events a camera and day."""
 
-    false_positive_rate: float = Field(gt=0, lt=1)
+    false_events_per_day_low: float = Field(ge=0)
+    """Lower end of the 95% interval of false events a day at the threshold."""
+
+    false_events_per_day_high: float = Field(ge=0)
+    """Upper end of that interval."""
+
+    false_positive_rate: float = Field(ge=0, le=1)
     """Share of normal frames expected at or above the threshold."""
 
     supported: bool
-    """Whether the held-out footage is as long as the budget needs; otherwise the tail was extrapolated."""
+    """Whether the held-out footage is as long as the budget needs; otherwise the event tail was extrapolated."""
 
     frames_needed: int = Field(ge=1)
     """Held-out normal frames from which the budget would be supported."""
@@ -92,58 +118,66 @@ class Calibration(FrozenModel):
     """Held-out frames at or above the threshold: look whether something was in view."""
 
     @model_validator(mode="after")
-    def _thresholds_are_ordered(self) -> Self:
+    def _is_ordered(self) -> Self:
         if self.release_threshold > self.threshold:
             raise ValueError("release_threshold is above threshold")
+        if self.false_events_per_day_low > self.false_events_per_day_high:
+            raise ValueError("false_events_per_day_low is above false_events_per_day_high")
         return self
 
+    @property
+    def budget_per_frame(self) -> float:
+        """False events that the budget allows a frame."""
+        return self.false_events_per_day / (self.frames_per_second * SECONDS_A_DAY)
 
-def calibrate(normal_scores: npt.ArrayLike, *, frames_per_second: float, false_events_per_day: float) -> Calibration:
-    """Set the threshold from the scores of held-out normal frames and a budget of false events.
 
-    The tail beyond the footage is extrapolated; ``supported`` says whether the budget is within what was seen. Up to
-    four frames, and up to one in twenty, may have something in view without moving the threshold.
+def say_rate(rate: float) -> str:
+    """Say a number of events to two digits, as people write it."""
+    if rate < 0.01:
+        return "under 0.01"
+    if rate < 10:
+        return f"{rate:.2g}"
+    step = 10 ** (math.floor(math.log10(rate)) - 1)
+    return f"{round(rate / step) * step:,}"
+
+
+def score_to_z(score: npt.ArrayLike) -> Float64Array:
+    """Spreads above the mean, from scores; any shape, finite."""
+    values = np.asarray(score, np.float64)
+    return np.asarray(np.copysign(np.expm1(np.minimum(np.abs(values), _MAX_SCORE)), values))
+
+
+def z_to_score(z: npt.ArrayLike) -> Float64Array:
+    """Scores, from spreads above the mean; any shape, finite."""
+    values = np.asarray(z, np.float64)
+    return np.asarray(np.copysign(np.log1p(np.abs(values)), values))
+
+
+def fit_gumbel(z: Float64Array, least_scale: float) -> tuple[Float64Array, Float64Array]:
+    """Match Gumbel distributions' median and an upper quantile, beyond which five values or 10% are left aside.
 
     Args:
-        normal_scores: Scores of frames in the order of capture, shape (frames,).
-        frames_per_second: Rate of that footage, frames/s.
-        false_events_per_day: Events a camera and day that may be false.
+        z: Samples along the last axis, shape (..., n).
+        least_scale: What the scale is raised to, above 0.
 
-    Raises:
-        TrainingError: Fewer than two scores, or a score that is not finite.
+    Returns:
+        Locations and scales, shape (...).
     """
-    scores = np.asarray(normal_scores, np.float64)
-    if scores.ndim != 1 or len(scores) < 2 or not np.isfinite(scores).all():
-        raise TrainingError(
-            "calibration needs two or more held-out normal frames with finite scores; give more footage"
-        )
-    p_value = min(false_events_per_day / (frames_per_second * _SECONDS_A_DAY), 0.5)
-    tail = _fit_tail(np.copysign(np.expm1(np.abs(scores)), scores))
-    threshold = tail.score_at(p_value)
-    # With no event in n frames, 3/n bounds the rate at 95% (the rule of three).
-    needed = math.ceil(3 / p_value)
-    return Calibration(
-        threshold=threshold,
-        release_threshold=min(tail.score_at(_RELEASE_P_VALUE), threshold),
-        tail=tail,
-        frames=len(scores),
-        frames_per_second=frames_per_second,
-        false_events_per_day=false_events_per_day,
-        false_positive_rate=p_value,
-        supported=len(scores) >= needed,
-        frames_needed=needed,
-        highest_normal_score=float(scores.max()),
-        frames_over_threshold=int(np.sum(scores >= threshold)),
-    )
-
-
-def _fit_tail(z: npt.NDArray[np.float64]) -> Tail:
-    """Match a Gumbel distribution's median and an upper quantile, beyond which five frames or 5% are left aside."""
-    upper = 1 - min(max(_ASIDE_FRAMES / len(z), _ASIDE_SHARE), 0.25)
-    median, high = np.quantile(z, [0.5, upper])
+    upper = 1 - min(max(_ASIDE_VALUES / z.shape[-1], _ASIDE_SHARE), _MAX_ASIDE_SHARE)
+    median, high = np.quantile(z, [0.5, upper], axis=-1)
     reduced_median, reduced_high = (-math.log(-math.log(share)) for share in (0.5, upper))
-    scale = max(float(high - median) / (reduced_high - reduced_median), _MIN_TAIL_SCALE)
-    return Tail(location=float(median) - reduced_median * scale, scale=scale)
+    scale = np.maximum((high - median) / (reduced_high - reduced_median), least_scale)
+    return np.asarray(median - reduced_median * scale), np.asarray(scale)
+
+
+def fit_tail(scores: npt.ArrayLike) -> Tail:
+    """Fit the tail of single frames' scores; up to four frames, and up to one in eleven, may not be normal.
+
+    Args:
+        scores: Of normal frames, shape (frames,), finite.
+    """
+    location, scale = fit_gumbel(score_to_z(scores), LEAST_SCALE)
+    return Tail(location=float(location), scale=float(scale))
 
 
 def cell_statistics(
@@ -184,14 +218,14 @@ def _stream_statistics(errors: FloatArray) -> tuple[npt.NDArray[np.float64], npt
     return mean, np.maximum(spread, max(_SPREAD_FLOOR_SHARE * float(mean.mean()), 1e-6))
 
 
-def severity(p_value: float, threshold_p_value: float) -> Severity:
-    """Grade a score by how many times rarer than the threshold it is, on a logarithmic scale.
+def severity(p_value: float, allowed_p_value: float) -> Severity:
+    """Grade a score by how many times rarer it is than what the budget allows, on a logarithmic scale.
 
     Args:
         p_value: Of the score, 0..1.
-        threshold_p_value: Of the threshold, 0..1.
+        allowed_p_value: Of what just passes, 0..1.
     """
-    rarity = math.log10(max(p_value, 1e-300)) / math.log10(min(max(threshold_p_value, 1e-300), 0.1))
+    rarity = math.log10(max(p_value, 1e-300)) / math.log10(min(max(allowed_p_value, 1e-300), 0.1))
     if rarity < 1.25:
         return "low"
     if rarity < 1.75:

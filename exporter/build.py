@@ -1,4 +1,4 @@
-"""Builds a bundle: export, convert, calibrate where the precision needs it, compare, write all or nothing."""
+"""Builds a bundle: export, convert, carry the calibration over where need be, compare, write all or nothing."""
 
 import copy
 import hashlib
@@ -27,7 +27,7 @@ from contract.manifest import (
 )
 from contract.runtime import Detector as DetectorSession
 from contract.runtime import open_session
-from contract.scoring import Calibration, FloatArray, calibrate, cell_statistics
+from contract.scoring import Calibration, FloatArray, Tail, cell_statistics, fit_tail, score_to_z, z_to_score
 from contract.whole_folder import require_free, whole_folder
 from exporter.graphs import Feed, export_graph, halved, quantized
 from exporter.model_card import model_card
@@ -79,7 +79,7 @@ def build_bundle(
     detector, calibration = checkpoint.detector, checkpoint.calibration
     reference = copy.deepcopy(detector)
     if precision == "int8":
-        # Quantization moves every cell's error, so its statistics and the threshold are set anew.
+        # Quantization moves every cell's error, so its statistics are set anew and the thresholds carried over.
         detector, calibration = _recalibrated(detector, samples, calibration)
     graphs = _export(detector, precision, samples)
     clips = np.concatenate([_evenly(part, _PARITY_CLIPS) for part in (samples.calibration, samples.disturbed)])
@@ -143,6 +143,7 @@ def _quantization_clips(samples: Samples) -> npt.NDArray[np.uint8]:
 
 
 def _recalibrated(detector: Detector, samples: Samples, before: Calibration) -> tuple[Detector, Calibration]:
+    scores_before = in_batches(_in_torch(detector), samples.calibration, _BATCH)[0]
     detector = copy.deepcopy(detector)
     with torch.inference_mode():
         frames = torch.from_numpy(np.concatenate([samples.validation[:1], samples.disturbed[:1]]))
@@ -152,12 +153,43 @@ def _recalibrated(detector: Detector, samples: Samples, before: Calibration) -> 
         detector.cell_mean.copy_(torch.from_numpy(mean))
         detector.cell_spread.copy_(torch.from_numpy(spread))
     graph = _runnable(_export(detector, "int8", samples).detector, "detector")
-    calibration = calibrate(
-        in_batches(graph, samples.calibration, _BATCH)[0],
-        frames_per_second=before.frames_per_second,
-        false_events_per_day=before.false_events_per_day,
-    )
-    return detector, calibration
+    scores = in_batches(graph, samples.calibration, _BATCH)[0]
+    if not np.isfinite(scores).all():
+        raise ParityError("int8 scores are not finite; no bundle was written; build with --precision fp32")
+    return detector, _carried_over(before, scores_before, scores)
+
+
+def _carried_over(calibration: Calibration, scores: FloatArray, new_scores: FloatArray) -> Calibration:
+    """Move thresholds and tails as the same normal clips' scores moved from one detector to another.
+
+    The run folder keeps too few clips to show a budget, and not consecutive ones, but enough to show how location and
+    scale of z changed.
+    """
+    before, after = fit_tail(scores), fit_tail(new_scores)
+    stretch = after.scale / before.scale
+
+    def score(old: float) -> float:
+        return float(z_to_score(after.location + stretch * (float(score_to_z(old)) - before.location)))
+
+    def tail(old: Tail) -> Tail:
+        return Tail(location=after.location + stretch * (old.location - before.location), scale=stretch * old.scale)
+
+    changes = {
+        "threshold": score(calibration.threshold),
+        "release_threshold": score(calibration.release_threshold),
+        "tail": tail(calibration.tail),
+        "event_tail": tail(calibration.event_tail),
+        "highest_normal_score": score(calibration.highest_normal_score),
+    }
+    return Calibration(**{**dict(calibration), **changes})
+
+
+def _in_torch(detector: Detector) -> Graph:
+    def run(clips: npt.NDArray[np.generic]) -> list[FloatArray]:
+        with torch.inference_mode():
+            return [detector(torch.from_numpy(clips))[0].numpy()]
+
+    return run
 
 
 def _runnable(model: onnx.ModelProto, part: str) -> Graph:
@@ -172,13 +204,9 @@ def _runnable(model: onnx.ModelProto, part: str) -> Graph:
 
 def _quality(reference: Detector, graph: Graph, samples: Samples, precision: Precision) -> dict[str, float]:
     """AUROC between normal and disturbed clips, in PyTorch and in the graph."""
-
-    def in_torch(clips: npt.NDArray[np.generic]) -> list[FloatArray]:
-        with torch.inference_mode():
-            return [reference(torch.from_numpy(clips))[0].numpy()]
-
     kinds = samples.calibration, samples.disturbed
-    torch_scores, graph_scores = ([in_batches(run, clips, _BATCH)[0] for clips in kinds] for run in (in_torch, graph))
+    runs = _in_torch(reference), graph
+    torch_scores, graph_scores = ([in_batches(run, clips, _BATCH)[0] for clips in kinds] for run in runs)
     before, after = _auroc(*torch_scores), _auroc(*graph_scores)
     loss = before - after
     if precision != "fp32" and loss > _AUROC_LOSS_ACCEPTED[precision]:

@@ -1,17 +1,21 @@
 """The model card that travels in the bundle, after Mitchell et al., Model Cards for Model Reporting, 2019."""
 
 from contract.manifest import Manifest
+from contract.scoring import say_rate
 
 
 def model_card(manifest: Manifest) -> str:
     """Write the card from what the manifest says, in Markdown."""
     calibration, training = manifest.calibration, manifest.training
     frames = training.get("frames", {})
+    rule = manifest.event_rule
+    hours_needed = calibration.frames_needed / calibration.frames_per_second / 3600
+    low, high = say_rate(calibration.false_events_per_day_low), say_rate(calibration.false_events_per_day_high)
     support = (
         "The held-out footage is long enough to show this budget."
         if calibration.supported
         else f"The held-out footage is too short to show this budget: it was extrapolated. "
-        f"{calibration.frames_needed} frames would show it."
+        f"{calibration.frames_needed} frames, {hours_needed:.3g} h, would show it."
     )
     parity = "\n".join(
         f"| {row.output} | {row.batch} | {row.largest_difference:.3g} | "
@@ -43,8 +47,13 @@ Weights and arithmetic: {manifest.precision}.
 
 ## Threshold
 
-{calibration.threshold:.3f}, for {calibration.false_events_per_day:g} false events a camera and day at
-{calibration.frames_per_second:g} frames/s, from {calibration.frames} held-out normal frames. {support}
+An event starts once {rule.min_frames} frames in a row score {calibration.threshold:.3f} or higher; it ends once
+{rule.gap_frames + 1} in a row score below {calibration.release_threshold:.3f}. That is set for
+{calibration.false_events_per_day:g} false events a camera and day, at {calibration.frames_per_second:g} frames/s, from
+{calibration.frames} held-out normal frames.
+95% interval of false events a day: {low} to {high}, by {calibration.blocks} blocks of {calibration.block_seconds:.3g} s
+drawn with replacement {calibration.replicates} times.
+{support}
 
 ## Parity with PyTorch
 

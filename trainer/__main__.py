@@ -12,6 +12,7 @@ from contract.command_line import run_command_line
 from contract.errors import ConfigError
 from contract.settings import load_settings
 from contract.source import open_source
+from trainer.budget import describe
 from trainer.settings import Device, FitSettings
 
 app = typer.Typer(
@@ -40,9 +41,19 @@ def fit(
     epochs: Annotated[int | None, typer.Option(help="Passes over the footage, in place of minutes.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and noise.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    false_events_per_day: Annotated[
+        float | None,
+        typer.Option(help="Budget a camera and day; refused where the footage is too short to show it. Else 1."),
+    ] = None,
+    extrapolate: Annotated[
+        bool | None, typer.Option("--extrapolate", help="Accept the fitted tail where the footage is too short.")
+    ] = None,
 ) -> None:
     """Fit the autoencoder to normal footage and calibrate it."""
-    flags = {"preset": preset, "minutes": minutes, "epochs": epochs, "seed": seed, "device": device}
+    flags = {
+        "preset": preset, "minutes": minutes, "epochs": epochs, "seed": seed, "device": device,
+        "false_events_per_day": false_events_per_day, "extrapolate": extrapolate,
+    }  # fmt: skip
     settings = load_settings(FitSettings, file=config, flags=flags)
     clips = open_source(source)
     from trainer.fit import fit as run_fit
@@ -50,16 +61,10 @@ def fit(
     # Importing it sets its logger to announce each choice it makes.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     checkpoint = run_fit(clips, source, settings, out, _console)
-    calibration = checkpoint.calibration
-    _console.print(f"threshold {calibration.threshold:.3f} from {calibration.frames} held-out frames", highlight=False)
-    if not calibration.supported:
-        days = calibration.frames_needed / calibration.frames_per_second / 86_400
-        _console.print(
-            f"note: {calibration.frames} frames cannot show {calibration.false_events_per_day:g} false events a day; "
-            f"the threshold is extrapolated; {calibration.frames_needed} frames ({days:.1f} days) would show it",
-            highlight=False,
-            soft_wrap=True,
-        )
+    for line in describe(
+        checkpoint.calibration, checkpoint.event_rule, budget_given=settings.false_events_per_day is not None
+    ):
+        _console.print(line, highlight=False, soft_wrap=True)
     typer.echo(out)
 
 

@@ -1,15 +1,19 @@
 """From a trained autoencoder to a calibrated detector, by held-out normal footage alone."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from contract.errors import TrainingError
-from contract.scoring import Calibration, calibrate, cell_statistics
+from contract.event import EventRule
+from contract.scoring import Calibration, cell_statistics
 from trainer.checkpoint import Samples
 from trainer.footage import Part
 from trainer.model import Detector
+from trainer.settings import FitSettings
+from trainer.thresholds import calibrate
 
 _BATCH = 32
 _MAX_SAMPLE_CLIPS = 512
@@ -17,9 +21,9 @@ _MAX_SAMPLE_BYTES = 64 * 2**20
 
 
 def calibrate_detector(
-    detector: Detector, validation: Part, calibration: Part, *, frames_per_second: float, false_events_per_day: float
-) -> Calibration:
-    """Set each cell's mean and spread from the validation part, then the threshold from the calibration part.
+    detector: Detector, validation: Part, calibration: Part, *, frames_per_second: float, settings: FitSettings
+) -> tuple[Calibration, EventRule]:
+    """Set each cell's mean and spread from the validation part, then thresholds and rule from the calibration part.
 
     Two parts, since frames that set the cells' statistics score lower than new ones do.
 
@@ -28,7 +32,10 @@ def calibrate_detector(
         validation: Normal frames, not trained on.
         calibration: Normal frames, neither trained on nor in ``validation``.
         frames_per_second: Rate of the footage.
-        false_events_per_day: Budget a camera and day.
+        settings: Budget, seed, and what the event rule is to be.
+
+    Returns:
+        The calibration, and the event rule that it was made for.
 
     Raises:
         TrainingError: The detector gives scores that are not finite.
@@ -45,7 +52,24 @@ def calibrate_detector(
         scores = np.concatenate([detector(frames)[0].cpu().numpy() for frames in _batches(detector, calibration)])
     if not np.isfinite(scores).all():
         raise TrainingError("the trained model gives scores that are not finite; lower learning_rate or use fp32")
-    return calibrate(scores, frames_per_second=frames_per_second, false_events_per_day=false_events_per_day)
+    fitted = calibrate(
+        np.split(scores, calibration.breaks()),
+        frames_per_second=frames_per_second,
+        false_events_per_day=settings.budget,
+        min_frames=settings.event_rule.min_frames,
+        gap_frames=settings.event_rule.over(EventRule()).gap_frames,
+        seed=settings.seed,
+    )
+    return fitted, settings.event_rule.over(_rule_for(fitted))
+
+
+def _rule_for(fitted: Calibration) -> EventRule:
+    """Take the duration that was chosen; where the budget is extrapolated, the default's where that is longer.
+
+    Footage too short to show a budget has not shown the single odd frames either that a camera gives now and then.
+    """
+    cautious = 1 if fitted.supported else min(EventRule().min_frames, max(1, math.floor(fitted.frames_per_second)))
+    return EventRule(min_frames=max(fitted.min_frames, cautious))
 
 
 def take_samples(detector: Detector, validation: Part, calibration: Part, seed: int) -> Samples:

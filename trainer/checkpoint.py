@@ -3,7 +3,7 @@
 settings.json        what was asked for
 checkpoint.pt        best weights by held-out normal loss, cell statistics, calibration, provenance
 samples.npz          held-out clips, normal and disturbed, for parity and for quantization
-summary.json         what came out: frames, losses, seconds, calibration
+summary.json         what came out: frames, losses, seconds, calibration, event rule
 curves.png           both losses over the steps
 reconstructions.png  input, reconstruction and anomaly map of held-out frames
 tensorboard/         the same curves for TensorBoard

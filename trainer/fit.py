@@ -20,6 +20,7 @@ from contract import __version__
 from contract.clip import Clip
 from contract.errors import ConfigError, TrainingError
 from contract.source import without_credentials
+from trainer.budget import require_support
 from trainer.calibrate import calibrate_detector, take_samples
 from trainer.checkpoint import LAST_NAME, Checkpoint, load_tensors, save_atomically
 from trainer.crops import take_crops
@@ -68,8 +69,8 @@ def fit(clips: Sequence[Clip], source: str, settings: FitSettings, out: Path, co
         The calibrated checkpoint, as written; its detector is on the device of the fit.
 
     Raises:
-        ConfigError: The folder is in use, the footage is not that of the fit that was stopped, or the device asked for
-            is not there.
+        ConfigError: The folder is in use, the footage is not that of the fit that was stopped or is too short for the
+            budget asked for, or the device asked for is not there.
         FootageError: The footage cannot be used.
         TrainingError: The loss is not finite, or the device has no memory for the model.
     """
@@ -109,6 +110,7 @@ def _fit(
             f"{len(validation)} to choose by, {len(calibration)} to calibrate on",
             highlight=False,
         )
+    require_support(len(calibration), footage.frames_per_second, settings)
     if resumed is not None and resumed["footage"] != footage.fingerprint():
         raise ConfigError(f"--out {out} holds a fit of other footage, which {source} gave before; name another folder")
     fabric.seed_everything(settings.seed, workers=False, verbose=False)
@@ -118,15 +120,11 @@ def _fit(
 
     autoencoder.load_state_dict(state.best)
     detector = Detector(autoencoder).to(fabric.device)
-    fitted = calibrate_detector(
-        detector,
-        validation,
-        calibration,
-        frames_per_second=footage.frames_per_second,
-        false_events_per_day=settings.false_events_per_day,
+    fitted, event_rule = calibrate_detector(
+        detector, validation, calibration, frames_per_second=footage.frames_per_second, settings=settings
     )
     provenance = _provenance(fabric, settings, source, footage, state, (training, validation, calibration))
-    checkpoint = Checkpoint(detector, fitted, settings.event_rule, provenance)
+    checkpoint = Checkpoint(detector, fitted, event_rule, provenance)
     if fabric.is_global_zero:
         write_run(out, checkpoint, take_samples(detector, validation, calibration, settings.seed), state.records)
     fabric.barrier()

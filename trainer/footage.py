@@ -62,6 +62,10 @@ class Part:
     def __len__(self) -> int:
         return len(self.places)
 
+    def breaks(self) -> npt.NDArray[np.int64]:
+        """Indices at which another unbroken stretch begins, the first left out."""
+        return np.flatnonzero(np.diff(self.earliest)) + 1
+
     def clips(self, which: npt.ArrayLike, clip_frames: int) -> npt.NDArray[np.uint8]:
         """Gather clips that end at the chosen frames; the part's first frame stands in for those before it.
 

@@ -80,6 +80,7 @@ def write_run(out: Path, checkpoint: Checkpoint, samples: Samples, records: Sequ
     summary = {
         "training": checkpoint.training,
         "calibration": checkpoint.calibration.model_dump(mode="json"),
+        "event_rule": checkpoint.event_rule.model_dump(mode="json"),
         "epochs": [asdict(record) for record in records],
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

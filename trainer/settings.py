@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from contract.event import EventRule
+from contract.event import EventRuleChanges
 from contract.frame import FrameLimits
 from contract.settings import Settings
 from trainer.model import ModelConfig
@@ -14,6 +14,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Loss = Literal["mse", "l1", "ssim"]
 
 _MAX_HELD_OUT_SHARE = 0.8
+_DEFAULT_BUDGET = 1.0
 
 
 class FitSettings(Settings):
@@ -84,11 +85,16 @@ class FitSettings(Settings):
     frames_per_second: float | None = Field(default=None, gt=0, le=1000)
     """Rate of the footage, frames/s; taken from its capture times where not given."""
 
-    false_events_per_day: float = Field(default=1.0, gt=0, le=86_400)
-    """Budget of false events a camera and day that the threshold is set for."""
+    false_events_per_day: float | None = Field(default=None, gt=0, le=86_400)
+    """Budget of false events a camera and day; refused where the held-out footage is too short to show it. Where it is
+    not given it is 1, extrapolated if need be."""
 
-    event_rule: EventRule = EventRule()
-    """How scores become events; it travels in the bundle."""
+    extrapolate: bool = False
+    """Whether to accept, for a budget that was given, what the fitted tail says beyond the held-out footage."""
+
+    event_rule: EventRuleChanges = EventRuleChanges()
+    """How scores become events; the calibration chooses ``min_frames`` where it is not given. The rule travels in the
+    bundle."""
 
     limits: FrameLimits = FrameLimits()
     """What a frame may declare."""
@@ -108,6 +114,11 @@ class FitSettings(Settings):
         if self.min_epoch_steps > self.max_epoch_steps:
             raise ValueError("min_epoch_steps is above max_epoch_steps")
         return self
+
+    @property
+    def budget(self) -> float:
+        """False events a camera and day that the threshold is set for."""
+        return _DEFAULT_BUDGET if self.false_events_per_day is None else self.false_events_per_day
 
     @property
     def time_limit_seconds(self) -> float | None:

@@ -255,8 +255,10 @@ class Engine:
         (first, first_ms), (peak, peak_ms), (last, last_ms) = (
             camera.places[place] for place in (event.first, event.peak, event.last)
         )
-        tail = self._manifest.calibration.tail
-        p_value = tail.p_value(event.peak_score)
+        calibration = self._manifest.calibration
+        p_value = calibration.tail.p_value(event.peak_score)
+        # A threshold set for a long duration is one that single frames often reach.
+        rare = min(calibration.tail.p_value(self.threshold), calibration.budget_per_frame)
         picture = camera.peak
         data = AnomalyData(
             event_id=make_event_id(topic, partition, first, camera_id, self._bundle.digest, self._rule_version),
@@ -267,7 +269,7 @@ class Engine:
             peak_score=event.peak_score,
             threshold=self.threshold,
             p_value=p_value,
-            severity=severity(p_value, tail.p_value(self.threshold)),
+            severity=severity(p_value, rare),
             anomalous_area_percent=anomalous_area(picture.anomaly_map, self.threshold) if picture else 0.0,
             boxes=tuple(anomalous_boxes(picture.anomaly_map, self.threshold)) if picture else (),
             heat_map=heat_map(picture.anomaly_map, self.threshold, self._picture_max_bytes) if picture else None,

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from contract.address import is_loopback
-from contract.event import EventRule
+from contract.event import EventRuleChanges
 from contract.frame import FrameLimits
 from contract.runtime import Provider
 from contract.settings import FrozenModel, Settings
@@ -173,26 +173,6 @@ class HttpSettings(FrozenModel):
                 f"host {self.host} can be reached from outside; set allow_all_interfaces to true if it should"
             )
         return self
-
-
-class EventRuleChanges(FrozenModel):
-    """What differs from the bundle's rule for events; a field that is not set is the bundle's."""
-
-    min_frames: int | None = Field(default=None, ge=1, le=10_000)
-    """Consecutive anomalous frames from which an event starts."""
-
-    gap_frames: int | None = Field(default=None, ge=0, le=100_000)
-    """Frames below the release threshold that an event outlasts."""
-
-    update_rise: float | None = Field(default=None, gt=0, le=100)
-    """Rise of the peak score, since it was last told, that is worth an update."""
-
-    update_frames: int | None = Field(default=None, ge=1, le=1_000_000)
-    """Frames that must pass between two updates."""
-
-    def over(self, rule: EventRule) -> EventRule:
-        """The bundle's rule with these changes."""
-        return EventRule(**{**rule.model_dump(), **self.model_dump(exclude_none=True)})
 
 
 class WorkerSettings(Settings):

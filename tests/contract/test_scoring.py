@@ -5,18 +5,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from contract.errors import TrainingError
 from contract.event import EventRule, EventTracker
 from contract.scoring import (
     Tail,
     anomalous_area,
     anomalous_boxes,
-    calibrate,
     cell_statistics,
+    fit_gumbel,
+    fit_tail,
     frames_to_images,
+    say_rate,
+    score_to_z,
     severity,
+    z_to_score,
 )
+from tests.calibrations import made_calibration
 
 
 def gumbel_scores(count, seed=0):
@@ -30,55 +35,57 @@ def test_p_value_and_score_are_each_other_s_inverse(location, scale, p_value):
     assert tail.p_value(tail.score_at(p_value)) == pytest.approx(p_value, rel=1e-6)
 
 
+@given(st.lists(st.floats(-50, 50), min_size=1))
+def test_z_and_score_are_each_other_s_inverse_and_rise_together(scores):
+    z = score_to_z(scores)
+    assert z_to_score(z) == pytest.approx(np.array(scores), rel=1e-9, abs=1e-12)
+    assert (np.argsort(z, kind="stable") == np.argsort(scores, kind="stable")).all()
+
+
 def test_the_tail_of_known_scores_is_found():
-    tail = calibrate(gumbel_scores(20_000), frames_per_second=10, false_events_per_day=1).tail
+    tail = fit_tail(gumbel_scores(20_000))
     assert tail.location == pytest.approx(3.0, abs=0.1)
     assert tail.scale == pytest.approx(1.2, rel=0.05)
 
 
-def test_as_many_normal_frames_pass_the_threshold_as_the_budget_says():
-    budget = 864.0  # a day at 10 frames/s has 864,000 frames: one in a thousand
-    calibration = calibrate(gumbel_scores(5_000), frames_per_second=10, false_events_per_day=budget)
-    share = np.mean(gumbel_scores(400_000, seed=1) >= calibration.threshold)
-    assert share == pytest.approx(1e-3, rel=0.35)
-    assert calibration.false_positive_rate == pytest.approx(1e-3)
-
-
-def test_a_smaller_budget_gives_a_higher_threshold():
-    thresholds = [
-        calibrate(gumbel_scores(500), frames_per_second=10, false_events_per_day=budget).threshold
-        for budget in (1000, 10, 1, 0.01)
-    ]
-    assert thresholds == sorted(thresholds)
-
-
 @pytest.mark.parametrize("count", [27, 60, 400])
-def test_a_few_frames_that_were_not_normal_do_not_move_the_threshold_much(count):
+def test_a_few_frames_that_were_not_normal_do_not_move_the_tail_much(count):
     scores = gumbel_scores(count)
-    clean = calibrate(scores, frames_per_second=10, false_events_per_day=1)
-    spoilt = calibrate(np.concatenate([scores, [9.0, 9.0]]), frames_per_second=10, false_events_per_day=1)
-    assert abs(spoilt.threshold - clean.threshold) < 0.5
-    assert spoilt.frames_over_threshold == 2
-    assert spoilt.highest_normal_score == 9.0
+    clean, spoilt = fit_tail(scores), fit_tail(np.concatenate([scores, [9.0, 9.0]]))
+    assert abs(spoilt.score_at(1e-6) - clean.score_at(1e-6)) < 0.5
 
 
-def test_support_is_by_the_rule_of_three():
-    assert not calibrate(gumbel_scores(100), frames_per_second=10, false_events_per_day=1).supported
-    enough = calibrate(gumbel_scores(3_000), frames_per_second=10, false_events_per_day=864)
-    assert enough.frames_needed == 3_000
-    assert enough.supported
+def test_scores_that_do_not_differ_still_have_a_tail():
+    assert fit_tail(np.full(50, 1.0)).score_at(1e-6) > 1.5
 
 
-@pytest.mark.parametrize("scores", [[], [1.0], [1.0, math.nan], [1.0, math.inf], [[1.0, 2.0]]])
-def test_scores_that_cannot_calibrate_are_refused(scores):
-    with pytest.raises(TrainingError):
-        calibrate(scores, frames_per_second=10, false_events_per_day=1)
+def test_many_tails_are_fitted_as_one_each():
+    z = np.random.default_rng(0).gumbel(3.0, 1.2, (4, 500))
+    together = fit_gumbel(z, 0.1)
+    for row, location, scale in zip(z, *together, strict=True):
+        assert (location, scale) == pytest.approx([float(value) for value in fit_gumbel(row, 0.1)])
 
 
-def test_equal_scores_still_give_a_threshold_above_them():
-    calibration = calibrate(np.full(50, 1.0), frames_per_second=10, false_events_per_day=1)
-    assert calibration.release_threshold < calibration.threshold
-    assert calibration.threshold > 1.5
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"release_threshold": 7.0}, "release_threshold is above"),
+        ({"false_events_per_day_low": 10.0}, "false_events_per_day_low is above"),
+        ({"false_events_per_day_high": math.inf}, "finite"),
+    ],
+)
+def test_a_calibration_that_contradicts_itself_is_refused(changes, word):
+    with pytest.raises(ValidationError, match=word):
+        made_calibration(**changes)
+
+
+def test_a_budget_is_also_one_a_frame():
+    assert made_calibration(false_events_per_day=864, frames_per_second=10).budget_per_frame == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(("rate", "said"), [(0, "under 0.01"), (0.123, "0.12"), (9.0, "9"), (61_714, "62,000")])
+def test_rates_are_said_to_two_digits(rate, said):
+    assert say_rate(rate) == said
 
 
 def test_a_cell_that_happened_to_hold_still_is_expected_to_vary_as_those_around_it():

@@ -10,9 +10,9 @@ from rich.console import Console
 from contract.errors import CheckpointError, ConfigError, ParityError
 from contract.manifest import Manifest, open_bundle
 from contract.runtime import Autoencoder, Detector
-from contract.scoring import frames_to_images
+from contract.scoring import frames_to_images, say_rate, score_to_z, z_to_score
 from contract.source import open_source
-from exporter.build import build_bundle
+from exporter.build import _carried_over, build_bundle
 from exporter.parity import BATCHES
 from tests.footage import tiny_settings, write_scene
 from trainer.checkpoint import CHECKPOINT_NAME, load_checkpoint, load_samples, load_tensors, save_atomically
@@ -102,14 +102,34 @@ def test_smaller_precisions_say_what_they_lose(bundles, precision, loss):
     assert {"fp16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}[precision] in weights
 
 
-def test_int8_is_calibrated_on_its_own_scores(run, bundles):
+def test_int8_carries_the_thresholds_over_to_its_own_scores(run, bundles):
     bundle = open_bundle(bundles / "int8")
-    manifest, detector = bundle.manifest, Detector(bundle, "cpu")
-    samples = load_samples(run)
-    normal = detector.score(samples.calibration)[0]
-    assert manifest.calibration.threshold != load_checkpoint(run).calibration.threshold
-    assert manifest.calibration.highest_normal_score == pytest.approx(float(normal.max()), abs=1e-3)
-    assert manifest.calibration.frames == len(normal)
+    checkpoint, samples = load_checkpoint(run), load_samples(run)
+    before, after = checkpoint.calibration, bundle.manifest.calibration
+    clips = torch.from_numpy(np.concatenate([samples.calibration, samples.disturbed]))
+    with torch.inference_mode():
+        scores = checkpoint.detector(clips)[0].numpy()
+    new_scores = Detector(bundle, "cpu").score(clips.numpy())[0]
+    assert after.threshold != before.threshold
+    for name in ("threshold", "release_threshold"):
+        labels, new_labels = scores >= getattr(before, name), new_scores >= getattr(after, name)
+        assert 0.2 < labels.mean() < 0.8
+        assert np.mean(labels != new_labels) <= 0.05
+    for name in ("false_events_per_day", "false_events_per_day_high", "frames", "supported", "frames_over_threshold"):
+        assert getattr(after, name) == getattr(before, name)
+    assert bundle.manifest.event_rule == checkpoint.event_rule
+
+
+def test_thresholds_and_tails_move_as_location_and_scale_of_the_scores_do(run):
+    calibration = load_checkpoint(run).calibration
+    z = np.random.default_rng(0).gumbel(3.0, 2.0, 200)
+    moved = _carried_over(calibration, z_to_score(z), z_to_score(5 + 3 * z))
+    for name in ("threshold", "release_threshold", "highest_normal_score"):
+        assert score_to_z(getattr(moved, name)) == pytest.approx(5 + 3 * score_to_z(getattr(calibration, name)))
+    for name in ("tail", "event_tail"):
+        tail, old = getattr(moved, name), getattr(calibration, name)
+        assert (tail.location, tail.scale) == pytest.approx((5 + 3 * old.location, 3 * old.scale))
+    assert moved.tail.p_value(moved.threshold) == pytest.approx(moved.false_positive_rate)
 
 
 def test_int8_weights_cannot_overflow_where_a_processor_adds_in_16_bits(bundles):
@@ -173,7 +193,11 @@ def test_the_manifest_says_where_the_model_came_from(run, tmp_path):
     assert manifest.training["versions"]["torch"] == str(torch.__version__)
     text = json.loads((tmp_path / "door-7" / "manifest.json").read_text())
     assert Manifest.model_validate(text) == manifest
-    assert "Threshold" in (tmp_path / "door-7" / "MODEL_CARD.md").read_text()
+    card = (tmp_path / "door-7" / "MODEL_CARD.md").read_text()
+    calibration = manifest.calibration
+    assert f"{manifest.event_rule.min_frames} frames in a row score {calibration.threshold:.3f} or higher" in card
+    assert f" to {say_rate(calibration.false_events_per_day_high)}, by {calibration.blocks} blocks" in card
+    assert "it was extrapolated" in card
 
 
 def test_a_bundle_in_place_is_replaced_only_when_asked(run, bundles, tmp_path):

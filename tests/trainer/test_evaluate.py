@@ -20,6 +20,7 @@ from contract.manifest import open_bundle
 from contract.runtime import Detector
 from contract.scoring import Calibration, Tail
 from contract.source import Clip, SourceFrame, open_source
+from tests.calibrations import made_calibration
 from trainer.evaluate import evaluate, metrics_table, open_model
 from trainer.report import METRIC_TEXTS
 from trainer.scored import score_footage
@@ -29,11 +30,7 @@ _THRESHOLD = 100.0
 
 
 def _calibration():
-    return Calibration(
-        threshold=_THRESHOLD, release_threshold=80.0, tail=Tail(location=0.0, scale=1.0), frames=100,
-        frames_per_second=10.0, false_events_per_day=1.0, false_positive_rate=1e-6, supported=True, frames_needed=1,
-        highest_normal_score=1.0, frames_over_threshold=0,
-    )  # fmt: skip
+    return made_calibration(threshold=_THRESHOLD, release_threshold=80.0, tail=Tail(location=0.0, scale=1.0))
 
 
 @dataclass

@@ -13,8 +13,11 @@ import torch
 from rich.console import Console
 
 from contract.errors import CheckpointError, ConfigError, TrainingError
+from contract.event import EventRule
 from contract.source import open_source
+from tests.calibrations import made_calibration
 from tests.footage import TINY, tiny_settings, write_scene
+from trainer.calibrate import _rule_for
 from trainer.checkpoint import load_checkpoint, load_samples
 from trainer.fit import fit
 
@@ -141,6 +144,74 @@ def test_a_finished_or_foreign_folder_is_refused(scene, tmp_path):
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="other files"):
         run_fit(scene, tmp_path / "other")
+
+
+def no_training(*_arguments, **_named):
+    raise AssertionError("it was trained")
+
+
+def test_a_budget_that_the_footage_cannot_show_is_refused_before_training(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.fit._train", no_training)
+    with pytest.raises(ConfigError, match=r"720 h held out, 3,600 h in all at calibration_share 0.2.*--extrapolate"):
+        run_fit(scene, tmp_path / "run", false_events_per_day=0.1)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"extrapolate": True}, {"false_events_per_day": 0.1, "extrapolate": True}], ids=str
+)
+def test_a_budget_that_was_not_given_or_is_to_be_extrapolated_is_fitted(scene, tmp_path, changes):
+    checkpoint = run_fit(scene, tmp_path / "run", **changes)
+    calibration = checkpoint.calibration
+    assert calibration.false_events_per_day == changes.get("false_events_per_day", 1)
+    assert not calibration.supported
+    assert calibration.min_frames < 4
+    assert checkpoint.event_rule == EventRule(min_frames=4)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())["calibration"]
+    assert summary["false_events_per_day_low"] <= summary["false_events_per_day_high"]
+    assert load_checkpoint(tmp_path / "run").calibration == calibration
+
+
+@pytest.mark.parametrize(
+    ("supported", "frames_per_second", "chosen", "asked"),
+    [(True, 10, 1, 1), (True, 10, 8, 8), (False, 10, 1, 4), (False, 10, 8, 8), (False, 2.5, 1, 2), (False, 0.2, 1, 1)],
+)
+def test_an_extrapolated_budget_asks_for_events_of_four_frames_within_a_second(
+    supported, frames_per_second, chosen, asked
+):
+    fitted = made_calibration(supported=supported, frames_per_second=frames_per_second, min_frames=chosen)
+    assert _rule_for(fitted) == EventRule(min_frames=asked)
+
+
+def test_a_budget_within_reach_is_fitted(tmp_path):
+    # A fifth is held out: 42 frames, at one in ten seconds.
+    scene = write_scene(tmp_path / "scene", 210)
+    within = {"frames_per_second": 0.1, "event_rule": {"min_frames": 1, "gap_frames": 0}}
+    checkpoint = run_fit(scene, tmp_path / "run", false_events_per_day=620, **within)
+    assert checkpoint.calibration.false_events_per_day == 620
+    assert checkpoint.event_rule == EventRule(min_frames=1, gap_frames=0)
+    with pytest.raises(ConfigError, match="618 at the least"):
+        run_fit(scene, tmp_path / "other", false_events_per_day=610, **within)
+
+
+@pytest.mark.parametrize(("ranges", "shown"), [("", 6), ("#0:29,31:59", 4)])
+def test_a_rule_that_was_given_is_kept_and_fitted_within_unbroken_stretches(scene, tmp_path, ranges, shown):
+    source = f"{scene}{ranges}"
+    settings = tiny_settings(event_rule={"min_frames": 6, "gap_frames": 3})
+    checkpoint = fit(open_source(source), source, settings, tmp_path / "run", Console(quiet=True))
+    assert checkpoint.event_rule == EventRule(min_frames=6, gap_frames=3)
+    assert checkpoint.calibration.min_frames == shown
+
+
+def test_the_command_says_what_was_extrapolated_and_that_no_budget_was_asked_for(scene, tmp_path):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(json.dumps({**TINY, "epochs": 1}))
+    said = subprocess.run(command(scene, config, tmp_path / "run"), check=True, capture_output=True, cwd=ROOT).stderr
+    lines = said.decode().splitlines()
+    assert any(line.startswith("set for 1 false event a day; 95% interval") for line in lines)
+    (note,) = (line for line in lines if line.startswith("note: "))
+    assert "none was asked for" in note
+    assert "72 h held out would show it" in note
 
 
 def command(scene: Path, config: Path, out: Path, *more: str):

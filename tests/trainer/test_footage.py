@@ -53,6 +53,14 @@ def test_frame_ranges_break_the_footage(tmp_path):
     assert footage.frames_per_second == 10
 
 
+def test_a_part_says_where_another_stretch_begins(tmp_path):
+    write_scene(tmp_path / "clip", 100)
+    footage = read(f"{tmp_path / 'clip'}#0:19,30:69,71:99", tmp_path)
+    for part, lengths in zip(footage.split(0.2, 0.2, 0), ([12, 24, 17], [4, 8, 6], [4, 8, 6]), strict=True):
+        assert [len(stretch) for stretch in np.split(part.places, part.breaks())] == lengths
+        assert all((np.diff(stretch) == 1).all() for stretch in np.split(part.places, part.breaks()))
+
+
 def test_the_rate_comes_from_capture_times(tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 8, (64, 64))
     random = np.random.default_rng(0)

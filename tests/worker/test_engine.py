@@ -7,7 +7,8 @@ import pytest
 from contract.alert import BundleReference
 from contract.event import EventRule
 from contract.frame import Preprocessing
-from contract.scoring import calibrate
+from contract.scoring import Tail
+from tests.calibrations import made_calibration
 from worker.engine import Engine, IncomingFrame
 from worker.pictures import snapshot
 
@@ -16,11 +17,10 @@ BRIGHT, DARK = 220, 40
 
 def detector(clip_frames=1):
     """A detector whose map is the brightness of each 16 px cell of the last frame, 0..10."""
-    calibration = calibrate(np.linspace(0.5, 1.5, 100), frames_per_second=10, false_events_per_day=1)
     manifest = SimpleNamespace(
         preprocessing=Preprocessing(height=64, width=64),
         shape=SimpleNamespace(clip_frames=clip_frames),
-        calibration=calibration.model_copy(update={"threshold": 6.0, "release_threshold": 4.0}),
+        calibration=made_calibration(),
         event_rule=EventRule(min_frames=2, gap_frames=1, update_rise=0.5, update_frames=1),
     )
     reference = BundleReference(name="fake", version="1", digest="sha256:" + "a" * 64)
@@ -137,6 +137,18 @@ def test_a_lost_partition_is_forgotten_and_others_are_not():
     outcomes = engine.process([frame(3 + i, DARK, partition=p) for i in range(3) for p in (0, 1)])
     ended = [alert.data.frames.partition for outcome in outcomes for alert in outcome.alerts]
     assert ended == [1]
+
+
+@pytest.mark.parametrize(("scale", "grade"), [(500.0, "low"), (150.0, "critical")])
+def test_severity_counts_from_the_budget_where_single_frames_often_reach_the_threshold(scale, grade):
+    # Frames at the threshold, 6, are nothing rare: z is 402 there, and 6,000 at the peak.
+    tail = Tail(location=0.0, scale=scale)
+    scorer = detector()
+    scorer.bundle.manifest.calibration = made_calibration(tail=tail)
+    frames = [frame(i, level) for i, level in enumerate(VISIT)]
+    alerts = [alert for outcome in Engine(scorer).process(frames) for alert in outcome.alerts]
+    assert tail.p_value(6.0) > 0.05
+    assert alerts[0].data.severity == grade
 
 
 def test_a_threshold_given_replaces_the_bundle_s():

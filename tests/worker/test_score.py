@@ -16,8 +16,8 @@ from contract.errors import ConfigError, FootageError
 from contract.event import EventRule
 from contract.frame import FrameLimits, Preprocessing
 from contract.kafka_source import CAMERA_ID
-from contract.scoring import calibrate
 from contract.source import open_source
+from tests.calibrations import made_calibration
 from tests.footage import write_scene
 from worker.latents import denoise
 from worker.score import COLUMNS, check_request, score_clips, write_scores
@@ -28,11 +28,10 @@ VISIT = [DARK, BRIGHT, BRIGHT, BRIGHT, DARK, DARK, DARK, DARK]
 
 def detector():
     """A detector whose map is the brightness of each 16 px cell, 0..10."""
-    calibration = calibrate(np.linspace(0.5, 1.5, 100), frames_per_second=10, false_events_per_day=1)
     manifest = SimpleNamespace(
         preprocessing=Preprocessing(height=64, width=64),
         shape=SimpleNamespace(clip_frames=1),
-        calibration=calibration.model_copy(update={"threshold": 6.0, "release_threshold": 4.0}),
+        calibration=made_calibration(),
         event_rule=EventRule(min_frames=2, gap_frames=1, update_rise=0.5, update_frames=1),
     )
     reference = BundleReference(name="fake", version="1", digest="sha256:" + "a" * 64)

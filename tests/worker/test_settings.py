@@ -3,9 +3,9 @@
 import pytest
 
 from contract.errors import ConfigError
-from contract.event import EventRule
+from contract.event import EventRule, EventRuleChanges
 from contract.settings import Settings, load_settings
-from worker.settings import EventRuleChanges, KafkaSettings, WorkerSettings
+from worker.settings import KafkaSettings, WorkerSettings
 
 RULE = EventRule(min_frames=7, gap_frames=3, update_rise=0.5, update_frames=9)
 
