@@ -83,7 +83,11 @@ def room_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("room")
     room = Path(__file__).resolve().parents[1] / "deploy" / "footage" / "room.mp4"
     source = f"{room}#0:60,203:227,452:501"
-    settings = tiny_settings(epochs=6, model={"height": 64, "width": 96, "widths": [16, 32, 64], "latent": 32})
+    model = {
+        "height": 64, "width": 96, "widths": [16, 32, 64], "latent": 16,
+        "bottleneck": "spatial", "motion": "flow-dis-1",
+    }  # fmt: skip
+    settings = tiny_settings(epochs=6, disturb=True, model=model)
     fit(open_source(source), source, settings, folder / "run", Console(quiet=True))
     build_bundle(folder / "run", folder / "bundle", name="room")
     return folder / "bundle"

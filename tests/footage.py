@@ -8,7 +8,8 @@ import numpy as np
 from trainer.settings import FitSettings
 
 TINY = {
-    "model": {"height": 64, "width": 64, "widths": [8, 8, 8], "latent": 8},
+    "model": {"height": 64, "width": 64, "widths": [8, 8, 8], "latent": 8, "bottleneck": "frame", "motion": "none"},
+    "disturb": False,
     "batch": 8,
     "min_epoch_steps": 4,
     "precision": "fp32",
