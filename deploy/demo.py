@@ -35,7 +35,7 @@ EMPTY_ROOM = "0:60,203:227,452:501"
 FIRST_FRAME, LAST_FRAME = 703, 1393
 CAMERA_ID = "room"
 FRAMES_PER_SECOND = 100
-EPOCHS = 16
+FIT = ("--preset", "room", "--epochs", "16")
 _START_TOLERANCE_FRAMES = 5
 _READY_SECONDS = 60.0
 _DRAIN_SECONDS = 120.0
@@ -71,7 +71,7 @@ def _run() -> int:
     with _stage("fetch Kafka, first time only", seconds, "fetch_kafka"):
         fetch_kafka(lambda line: _console.print(f"  {line}", style="dim", highlight=False))
     with _stage(f"train on the empty room, frames {EMPTY_ROOM}", seconds, "fit"):
-        _call("trainer", "fit", f"{VIDEO}#{EMPTY_ROOM}", "--out", str(OUT / "run"), "--epochs", str(EPOCHS))
+        _call("trainer", "fit", f"{VIDEO}#{EMPTY_ROOM}", "--out", str(OUT / "run"), *FIT)
     with _stage("export to ONNX and compare with PyTorch", seconds, "export"):
         _call("exporter", "build", str(OUT / "run"), "--out", str(OUT / "bundle"), "--name", "room")
     with ExitStack() as stack:

@@ -2,12 +2,19 @@
 
 from typing import Any, Final, Literal
 
-Preset = Literal["fast", "balanced", "still"]
+Preset = Literal["fast", "balanced", "room", "still"]
 
 PRESETS: Final[dict[Preset, dict[str, Any]]] = {
     # Frame differences cost next to nothing; optical flow is what a frame's time goes into otherwise.
     "fast": {"model": {"motion": "difference-1"}, "minutes": 2.0},
     "balanced": {"model": {"motion": "flow-dis-1"}, "minutes": 5.0},
+    # One latent for the whole frame redraws an empty scene and nothing that comes into it, after a minute.
+    "room": {
+        "model": {"motion": "none", "bottleneck": "frame", "latent": 64, "widths": (16, 32, 64, 64)},
+        "disturb": False,
+        "batch": 32,
+        "minutes": 2.0,
+    },
     # Images that are not a camera's have no motion, and what is wrong with a part is small.
     "still": {"model": {"motion": "none", "height": 256, "width": 256}, "minutes": 10.0},
 }

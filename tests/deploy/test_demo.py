@@ -86,7 +86,9 @@ def test_an_interrupted_demo_leaves_no_process_behind(tmp_path, number, monkeypa
     folder = tmp_path / f"interrupted-{number}"
     folder.mkdir()
     # A model that has learnt little will do to have the broker and the worker running, for one of the signals.
-    child = start(folder, "-c", "import sys, deploy.demo as demo; demo.EPOCHS = 1; sys.exit(demo.main())")
+    child = start(
+        folder, "-c", "import sys, deploy.demo as demo; demo.FIT = (*demo.FIT[:-1], '1'); sys.exit(demo.main())"
+    )
     wanted = folder / "demo-out" / ("worker.log" if number == signal.SIGINT else "run/settings.json")
     ends_at = time.monotonic() + 300
     while not wanted.exists() and child.poll() is None and time.monotonic() < ends_at:
