@@ -165,7 +165,8 @@ class Autoencoder(nn.Module):
         Returns:
             Reconstructions of the same shape, 0..1.
         """
-        reconstruction: Tensor = self.decoder(self.encoder(images, position))
+        latent = self.encoder(images) if position is None else self.encoder(images, position)
+        reconstruction: Tensor = self.decoder(latent)
         return reconstruction
 
 
