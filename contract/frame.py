@@ -103,6 +103,12 @@ class Preprocessing(FrozenModel):
         """Channels of a frame as the model takes it: its own, then those of its motion."""
         return self.channels + MOTION_CHANNELS[self.motion]
 
+    @property
+    def last_picture(self) -> slice:
+        """Channels of a clip's images that are the last frame's own, its motion left out."""
+        last = -self.input_channels
+        return slice(last, last + self.channels or None)
+
 
 class FrameHeader(NamedTuple):
     """What an encoded frame declares of itself.

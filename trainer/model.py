@@ -266,8 +266,7 @@ def pooled_residual(reconstruction: Tensor, images: Tensor, config: ModelConfig)
     Returns:
         Shape (batch, rows, columns), rows = height / 8.
     """
-    last = config.preprocessing.input_channels
-    own = slice(-last, config.channels - last or None)
+    own = config.preprocessing.last_picture
     residual = _around(reconstruction[:, own].float() - images[:, own])
     return _cells(torch.sqrt(torch.square(residual).mean(1, keepdim=True) + _ERROR_FLOOR))
 

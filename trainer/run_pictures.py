@@ -74,9 +74,7 @@ def draw_reconstructions(detector: Detector, samples: Samples, path: Path) -> No
         frames = torch.from_numpy(clips).to(device)
         images = to_images(frames)
         config = detector.autoencoder.config
-        last = -config.preprocessing.input_channels
-        own = slice(last, last + config.channels or None)
-        reconstruction = detector.autoencoder(images)[:, own].float().cpu().numpy()
+        reconstruction = detector.autoencoder(images)[:, config.preprocessing.last_picture].float().cpu().numpy()
         score, anomaly_map = (output.cpu().numpy() for output in detector(frames))
     rows = [clips[:, -1, :, :, : config.channels], reconstruction.transpose(0, 2, 3, 1), anomaly_map]
     figure = Figure(figsize=(2.4 * len(clips), 5.2), layout="constrained")

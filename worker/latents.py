@@ -71,9 +71,7 @@ def denoise(autoencoder: Autoencoder, manifest: Manifest, clips: Sequence[Clip],
         ConfigError: The folder is in use.
         FootageError: A frame cannot be decoded, or there is none.
     """
-    preprocessing = manifest.preprocessing
-    last = -preprocessing.input_channels
-    own = slice(last, last + preprocessing.channels or None)
+    own = manifest.preprocessing.last_picture
     count = 0
     with whole_folder(out) as folder:
         for places, images in _batches(manifest, clips, limits):
