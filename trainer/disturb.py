@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from contract.frame import FLOW_FRAMES, FLOW_NEUTRAL, FLOW_STEPS_A_PIXEL
-from trainer.model import ModelConfig, by_frame
+from trainer.model import ModelConfig, pictures_and_motion
 
 _UNDISTURBED: Final = 0.25
 _FASTER: Final = 0.4
@@ -82,8 +82,8 @@ def moving_places(images: Tensor, config: ModelConfig) -> Tensor:
 
 
 def _apart(images: Tensor, config: ModelConfig) -> _Split:
-    frames = by_frame(images, config)
-    return _Split(frames[:, :, : config.channels], frames[:, :, config.channels :] * 255 - _rest(config))
+    pictures, motion = pictures_and_motion(images, config)
+    return _Split(pictures, motion * 255 - _rest(config))
 
 
 def _together(split: _Split, config: ModelConfig) -> Tensor:

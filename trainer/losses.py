@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from trainer.model import ModelConfig, by_frame
+from trainer.model import ModelConfig, pictures_and_motion
 from trainer.settings import Loss
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -31,15 +31,11 @@ def loss_function(name: Loss, config: ModelConfig) -> LossFunction:
         return of_pictures
 
     def of_both(reconstruction: Tensor, images: Tensor) -> Tensor:
-        (redrawn, moved), (pictures, motion) = (_apart(values, config) for values in (reconstruction, images))
-        return of_pictures(redrawn, pictures) + _MOTION_WEIGHT * functional.mse_loss(moved, motion)
+        (redrawn, moved), (pictures, motion) = (pictures_and_motion(each, config) for each in (reconstruction, images))
+        of_these = of_pictures(redrawn.flatten(1, 2), pictures.flatten(1, 2))
+        return of_these + _MOTION_WEIGHT * functional.mse_loss(moved, motion)
 
     return of_both
-
-
-def _apart(values: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
-    frames = by_frame(values, config)
-    return frames[:, :, : config.channels].flatten(1, 2), frames[:, :, config.channels :].flatten(1, 2)
 
 
 def _ssim_loss(reconstruction: Tensor, images: Tensor) -> Tensor:

@@ -247,9 +247,10 @@ def to_images(frames: Tensor) -> Tensor:
     return frames.permute(0, 1, 4, 2, 3).flatten(1, 2).float() / 255.0
 
 
-def by_frame(images: Tensor, config: ModelConfig) -> Tensor:
-    """Part the channels of images by frame: to (batch, clip_frames, input_channels, height, width)."""
-    return images.reshape(images.shape[0], config.clip_frames, -1, *images.shape[2:])
+def pictures_and_motion(images: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Part the channels of images: pictures and their motion, (batch, clip_frames, channels, height, width) each."""
+    frames = images.reshape(images.shape[0], config.clip_frames, -1, *images.shape[2:])
+    return frames[:, :, : config.channels], frames[:, :, config.channels :]
 
 
 def pooled_residual(reconstruction: Tensor, images: Tensor, config: ModelConfig) -> Tensor:
