@@ -10,6 +10,7 @@ quantiles, which a few frames that were not normal after all do not move.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Final, Literal, Self
 
 import cv2
@@ -30,9 +31,9 @@ LEAST_SCALE: Final = 0.5
 _MAX_SCORE = 100.0
 _PRIOR_FRAMES = 20
 _SPREAD_FLOOR_SHARE = 0.1
+_LEAST_SPREAD = 1e-6
 _NEIGHBOURHOODS_CELLS = (1.0, 4.0)
 _HIGH_SHARE = 0.95
-_MOTION_WEIGHT = 1 / 0.6
 _ASIDE_VALUES = 5
 _ASIDE_SHARE = 0.1
 _MAX_ASIDE_SHARE = 0.25
@@ -180,30 +181,37 @@ def fit_tail(scores: npt.ArrayLike) -> Tail:
     return Tail(location=float(location), scale=float(scale))
 
 
-def cell_statistics(
-    errors: FloatArray,
-) -> tuple[FloatArray, FloatArray]:
+def cell_statistics(errors: FloatArray, by_place: Sequence[bool]) -> tuple[FloatArray, FloatArray]:
     """Mean and spread of each cell's error over normal frames.
 
     A cell is expected to vary at least as much as the cells around it do: one that happened to hold still would
     otherwise call the first thing that crosses it an anomaly. Where there are two streams, the second's spreads are
-    scaled so that its highest cells of normal frames stand somewhat above the first's: motion tells more.
+    scaled so that its highest cells of normal frames stand as far out as the first's.
 
     Args:
         errors: float32 of shape (frames, streams, rows, columns).
+        by_place: Of each stream, whether its cells differ by place; otherwise all share one mean and one spread.
 
     Returns:
         Two float32 arrays of shape (streams, rows, columns), the second above 0.
     """
-    by_stream = [_stream_statistics(errors[:, stream]) for stream in range(errors.shape[1])]
+    by_stream = [
+        _statistics_by_place(errors[:, stream]) if apart else _statistics_of_all(errors[:, stream])
+        for stream, apart in enumerate(by_place)
+    ]
     mean, spread = (np.stack(values) for values in zip(*by_stream, strict=True))
     highest = np.quantile(((errors - mean) / spread).max((2, 3)), _HIGH_SHARE, axis=0)  # (streams,)
     for stream in range(1, len(spread)):
-        spread[stream] *= max(float(highest[stream]), 1.0) / max(float(highest[0]), 1.0) / _MOTION_WEIGHT
+        spread[stream] *= max(float(highest[stream]), 1.0) / max(float(highest[0]), 1.0)
     return mean.astype(np.float32), spread.astype(np.float32)
 
 
-def _stream_statistics(errors: FloatArray) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _statistics_of_all(errors: FloatArray) -> tuple[Float64Array, Float64Array]:
+    mean, spread = errors.mean(dtype=np.float64), max(errors.std(dtype=np.float64), _LEAST_SPREAD)
+    return np.full(errors.shape[1:], mean), np.full(errors.shape[1:], spread)
+
+
+def _statistics_by_place(errors: FloatArray) -> tuple[Float64Array, Float64Array]:
     frames = len(errors)
     means, spreads = [], []
     for sigma in _NEIGHBOURHOODS_CELLS:
@@ -215,7 +223,7 @@ def _stream_statistics(errors: FloatArray) -> tuple[npt.NDArray[np.float64], npt
         means.append(mean)
         spreads.append(np.sqrt((frames * variance + _PRIOR_FRAMES * variance.mean()) / (frames + _PRIOR_FRAMES)))
     mean, spread = np.max(means, 0), np.max(spreads, 0)
-    return mean, np.maximum(spread, max(_SPREAD_FLOOR_SHARE * float(mean.mean()), 1e-6))
+    return mean, np.maximum(spread, max(_SPREAD_FLOOR_SHARE * float(mean.mean()), _LEAST_SPREAD))
 
 
 def severity(p_value: float, allowed_p_value: float) -> Severity:

@@ -25,7 +25,7 @@ from rich.console import Console
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
 from contract.frame import FrameLimits, decode_frame
-from contract.manifest import open_bundle
+from contract.manifest import Precision, open_bundle
 from contract.runtime import Detector
 from contract.window import ClipWindow
 from exporter.build import build_bundle
@@ -40,6 +40,8 @@ FIGURES: Final = (
     "frame_auroc", "frame_auroc_per_clip", "average_precision", "pixel_auroc", "aupro", "event_recall",
     "false_events_per_hour", "detection_delay_seconds",
 )  # fmt: skip
+PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
+_EXPORTED: Final = ("balanced", "best", "still")
 _TIMED_FRAMES: Final = 120
 _PUBLISHED: Final = """\
 | published, Ped2, scores scaled to 0..1 by clip | per-clip frame AUROC |
@@ -72,12 +74,13 @@ class Method:
         return f"`trainer fit {self.folder}/train --config FILE --seed {seed}`, FILE holding `{given}`"
 
 
+_PLAIN: Final[dict[str, Any]] = {"disturb": False, "model": {"comparator": None}}
 METHODS: Final = (
     Method("balanced", "ped2", {"preset": "balanced"}),
     Method("fast, no optical flow", "ped2", {"preset": "fast"}),
     Method("still", "mvtec_screw", {"preset": "still"}),
-    Method("plain autoencoder, squared error", "mvtec_screw", {"preset": "still", "disturb": False}),
-    Method("plain autoencoder, SSIM", "mvtec_screw", {"preset": "still", "disturb": False, "loss": "ssim"}),
+    Method("plain autoencoder, squared error", "mvtec_screw", {"preset": "still", **_PLAIN}),
+    Method("plain autoencoder, SSIM", "mvtec_screw", {"preset": "still", **_PLAIN, "loss": "ssim"}),
 )
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -100,7 +103,7 @@ def quality(
     for method in there:
         dataset = open_dataset(root / method.folder)
         for seed in numbers:
-            _measure(method, dataset, seed, minutes)
+            _measure(method, dataset, seed, minutes, precisions=seed == numbers[0] and method.name in _EXPORTED)
     PAGE.write_text(page(list(_results())), encoding="utf-8")
     typer.echo(PAGE)
 
@@ -112,7 +115,7 @@ def _seeds(text: str) -> list[int]:
         raise ConfigError(f"--seeds {text!r} must be whole numbers separated by commas") from None
 
 
-def _measure(method: Method, dataset: Dataset, seed: int, minutes: float | None) -> None:
+def _measure(method: Method, dataset: Dataset, seed: int, minutes: float | None, *, precisions: bool) -> None:
     folder = OUT / f"{method.folder}-{method.name.replace(' ', '-').replace(',', '')}-{seed}"
     if (folder / "result.json").is_file():
         return
@@ -123,8 +126,7 @@ def _measure(method: Method, dataset: Dataset, seed: int, minutes: float | None)
     fit(dataset.train, str(method.folder), settings, folder / "run", _console)
     seconds = time.monotonic() - started
     metrics = evaluate(open_model(folder / "run", "auto"), dataset.test, dataset.labels, folder / "report", _console)
-    bundle = folder / "bundle"
-    build_bundle(folder / "run", bundle, overwrite=bundle.exists())
+    bundle = _bundle(folder, "fp32")
     result = {
         "dataset": dataset.name,
         "method": method.name,
@@ -134,7 +136,24 @@ def _measure(method: Method, dataset: Dataset, seed: int, minutes: float | None)
         "milliseconds_a_frame": milliseconds_a_frame(bundle, dataset),
         **{name: metrics.get(name) for name in (*FIGURES, "frame_auroc_untrained", "frame_auroc_untrained_flow")},
     }
+    if precisions:
+        result["exported"] = {
+            precision: evaluate(
+                open_model(_bundle(folder, precision), "auto"),
+                dataset.test,
+                dataset.labels,
+                folder / precision,
+                _console,
+            )["frame_auroc"]
+            for precision in PRECISIONS
+        }
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _bundle(folder: Path, precision: Precision) -> Path:
+    bundle = folder / f"bundle-{precision}"
+    build_bundle(folder / "run", bundle, precision, overwrite=bundle.exists())
+    return bundle
 
 
 def milliseconds_a_frame(bundle: Path, dataset: Dataset) -> float:
@@ -187,6 +206,16 @@ def _table(results: Sequence[dict[str, Any]]) -> list[str]:
         value = results[0][name]
         if value is not None:
             lines.append(f"| {text} | | {value:.3f} |" + " |" * (len(columns) - 1))
+    exported = {result["method"]: result for result in results if "exported" in result}
+    if exported:
+        lines += [
+            "",
+            "| frame AUROC | PyTorch | " + " | ".join(PRECISIONS) + " |",
+            "|---" * (2 + len(PRECISIONS)) + "|",
+        ]
+        for method, result in exported.items():
+            values = (result["frame_auroc"], *(result["exported"][precision] for precision in PRECISIONS))
+            lines.append(f"| {method} | " + " | ".join(f"{value:.4f}" for value in values) + " |")
     commands = {result["method"]: result["command"] for result in reversed(results)}
     return [*lines, "", *(f"- {method}: {command}" for method, command in commands.items())]
 

@@ -33,7 +33,8 @@ from exporter.graphs import Feed, export_graph, halved, quantized
 from exporter.model_card import model_card
 from exporter.parity import Graph, in_batches, measure_parity, require_parity
 from trainer.checkpoint import CHECKPOINT_NAME, Checkpoint, Samples, load_checkpoint, load_samples
-from trainer.model import Autoencoder, CellErrors, Detector, to_images
+from trainer.detector import CellErrors, Detector
+from trainer.model import Autoencoder, to_images
 
 _AUROC_LOSS_ACCEPTED: Final = {"fp32": 0.0, "fp16": 0.002, "int8": 0.01}
 _PARITY_CLIPS: Final = 24
@@ -149,7 +150,9 @@ def _recalibrated(detector: Detector, samples: Samples, before: Calibration) -> 
         frames = torch.from_numpy(np.concatenate([samples.validation[:1], samples.disturbed[:1]]))
         errors = export_graph(CellErrors(detector), frames, "frames", ["cell_errors"])
         errors = quantized(errors, [{"frames": clip[None]} for clip in _quantization_clips(samples)])
-        mean, spread = cell_statistics(in_batches(_runnable(errors, "cell errors"), samples.validation, _BATCH)[0])
+        mean, spread = cell_statistics(
+            in_batches(_runnable(errors, "cell errors"), samples.validation, _BATCH)[0], detector.by_place
+        )
         detector.cell_mean.copy_(torch.from_numpy(mean))
         detector.cell_spread.copy_(torch.from_numpy(spread))
     graph = _runnable(_export(detector, "int8", samples).detector, "detector")

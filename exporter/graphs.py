@@ -15,7 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from torch import nn
 
 from contract.errors import FramewatchError
-from trainer.model import Detector
+from trainer.detector import Detector
 
 OPSET: Final = 20
 _INT8_OPERATORS: Final = ("Conv", "Gemm", "MatMul")
@@ -85,10 +85,12 @@ class _Half(nn.Module):
 
 
 def halved(detector: Detector) -> Detector:
-    """Copy a detector so that encoder and decoder compute in fp16; scaling, error and calibration stay in fp32."""
+    """Copy a detector so that its networks compute in fp16; scaling, errors and calibration stay in fp32."""
     copied = copy.deepcopy(detector)
     copied.autoencoder.encoder = _Half(copied.autoencoder.encoder)  # type: ignore[assignment]
     copied.autoencoder.decoder = _Half(copied.autoencoder.decoder)  # type: ignore[assignment]
+    if copied.comparator is not None:
+        copied.comparator = _Half(copied.comparator)  # type: ignore[assignment]
     return copied
 
 

@@ -11,7 +11,8 @@ from rich.table import Table
 from contract.errors import ParityError
 from contract.manifest import ParityRow, Precision
 from contract.scoring import FloatArray
-from trainer.model import Detector, to_images
+from trainer.detector import Detector
+from trainer.model import to_images
 
 BATCHES: Final = (1, 3, 8)
 _MAX_LABELS_APART: Final = {"fp32": 0.0, "fp16": 0.03, "int8": 0.15}

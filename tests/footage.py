@@ -8,7 +8,15 @@ import numpy as np
 from trainer.settings import FitSettings
 
 TINY = {
-    "model": {"height": 64, "width": 64, "widths": [8, 8, 8], "latent": 8, "bottleneck": "frame", "motion": "none"},
+    "model": {
+        "height": 64,
+        "width": 64,
+        "widths": [8, 8, 8],
+        "latent": 8,
+        "bottleneck": "frame",
+        "motion": "none",
+        "comparator": None,
+    },
     "disturb": False,
     "batch": 8,
     "min_epoch_steps": 4,

@@ -10,8 +10,8 @@ from contract.errors import TrainingError
 from contract.event import EventRule
 from contract.scoring import Calibration, cell_statistics
 from trainer.checkpoint import Samples
+from trainer.detector import Detector
 from trainer.footage import Part
-from trainer.model import Detector
 from trainer.settings import FitSettings
 from trainer.thresholds import calibrate
 
@@ -46,7 +46,7 @@ def calibrate_detector(
         errors = np.concatenate(
             [detector.cell_errors(frames).cpu().numpy() for frames in _batches(detector, validation)]
         )
-        mean, spread = cell_statistics(errors)
+        mean, spread = cell_statistics(errors, detector.by_place)
         detector.cell_mean.copy_(torch.from_numpy(mean))
         detector.cell_spread.copy_(torch.from_numpy(spread))
         scores = np.concatenate([detector(frames)[0].cpu().numpy() for frames in _batches(detector, calibration)])

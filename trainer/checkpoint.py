@@ -26,14 +26,15 @@ from contract.errors import CheckpointError
 from contract.event import EventRule
 from contract.scoring import Calibration
 from contract.settings import one_line
-from trainer.model import Autoencoder, Detector, ModelConfig
+from trainer.detector import Detector
+from trainer.model import Autoencoder, ModelConfig
 
 CHECKPOINT_NAME: Final = "checkpoint.pt"
 LAST_NAME: Final = "last.pt"
 SETTINGS_NAME: Final = "settings.json"
 SAMPLES_NAME: Final = "samples.npz"
 _FORMAT: Final = "framewatch-checkpoint"
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 @dataclass(frozen=True)

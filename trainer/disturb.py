@@ -18,13 +18,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from contract.frame import FLOW_FRAMES, FLOW_NEUTRAL, FLOW_STEPS_A_PIXEL
-from trainer.model import ModelConfig, pictures_and_motion
+from trainer.model import CELL_PX, ModelConfig, pictures_and_motion
 
 _UNDISTURBED: Final = 0.25
 _FASTER: Final = 0.4
 _DISPLACED: Final = 0.15
 _SLOW_PX_A_FRAME: Final = 0.25
 _SLOW_LEVELS: Final = 8.0
+_PLAIN_LEVELS: Final = 20.0
+_PLAIN_PX_A_FRAME: Final = 0.6
 _SPAN: Final = 64
 """Side of the pictures that the sizes below are shares of, pixels."""
 
@@ -68,17 +70,39 @@ def disturb(images: Tensor, config: ModelConfig, random: torch.Generator) -> Ten
     return _together(_Split(pictures, motion), config)
 
 
-def moving_places(images: Tensor, config: ModelConfig) -> Tensor:
-    """Tell where something moves in the last frame.
+def put_in(disturbed: Tensor, images: Tensor, config: ModelConfig) -> Tensor:
+    """Tell how much was put into each cell of the last frame.
 
     Args:
-        images: Float of shape (batch, clip_frames * input_channels, height, width), 0..1.
+        disturbed: What `disturb` made of the images.
+        images: The images before.
+        config: Says which channels are motion.
+
+    Returns:
+        Shape (batch, 1, height / 8, width / 8): 0 for nothing, 1 for what is plain to see.
+    """
+    last = slice(-config.preprocessing.input_channels, None)
+    change = (disturbed[:, last] - images[:, last]) * 255
+    picture = change[:, : config.channels].abs().mean(1, keepdim=True) / _PLAIN_LEVELS
+    shares = functional.avg_pool2d(picture, CELL_PX)
+    if config.motion != "none":
+        plain = _PLAIN_PX_A_FRAME * FLOW_STEPS_A_PIXEL * FLOW_FRAMES if config.motion == "flow-dis-1" else _PLAIN_LEVELS
+        motion = torch.sqrt(torch.square(change[:, config.channels :]).sum(1, keepdim=True)) / plain
+        shares = torch.maximum(shares, functional.avg_pool2d(motion, CELL_PX))
+    return shares.clamp(max=1)
+
+
+def moving_places(images: Tensor, config: ModelConfig) -> Tensor:
+    """Tell where something moves.
+
+    Args:
+        images: Single frames, float of shape (batch, input_channels, height, width), 0..1.
         config: Says which channels are motion; it has some.
 
     Returns:
         bool of shape (batch, height, width).
     """
-    return _moves(_apart(images, config).motion[:, -1], config).squeeze(1)
+    return _moves(images[:, config.channels :] * 255 - _rest(config), config).squeeze(1)
 
 
 def _apart(images: Tensor, config: ModelConfig) -> _Split:

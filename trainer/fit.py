@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
+from torch.nn import functional
 
 from contract import __version__
 from contract.clip import Clip
@@ -24,11 +25,12 @@ from trainer.budget import require_support
 from trainer.calibrate import calibrate_detector, take_samples
 from trainer.checkpoint import LAST_NAME, Checkpoint, load_tensors, save_atomically
 from trainer.crops import take_crops
+from trainer.detector import Detector
 from trainer.devices import is_out_of_memory, on_first, start_fabric
-from trainer.disturb import disturb
+from trainer.disturb import disturb, put_in
 from trainer.footage import Footage, FootageReader, Part
 from trainer.losses import LossFunction, loss_function
-from trainer.model import Autoencoder, Detector, to_images
+from trainer.model import Autoencoder, to_images
 from trainer.progress import StageProgress
 from trainer.run_folder import open_run, write_run
 from trainer.run_pictures import EpochRecord
@@ -114,12 +116,12 @@ def _fit(
     if resumed is not None and resumed["footage"] != footage.fingerprint():
         raise ConfigError(f"--out {out} holds a fit of other footage, which {source} gave before; name another folder")
     fabric.seed_everything(settings.seed, workers=False, verbose=False)
-    autoencoder = Autoencoder(settings.model)
-    state = _train(fabric, autoencoder, training, validation, settings, out, resumed, console, footage.fingerprint())
+    detector = Detector(Autoencoder(settings.model))
+    state = _train(fabric, detector, training, validation, settings, out, resumed, console, footage.fingerprint())
     fabric.barrier()
 
-    autoencoder.load_state_dict(state.best)
-    detector = Detector(autoencoder).to(fabric.device)
+    detector.load_state_dict(state.best)
+    detector.to(fabric.device)
     fitted, event_rule = calibrate_detector(
         detector, validation, calibration, frames_per_second=footage.frames_per_second, settings=settings
     )
@@ -133,7 +135,7 @@ def _fit(
 
 def _train(
     fabric: Fabric,
-    autoencoder: Autoencoder,
+    detector: Detector,
     training: Part,
     validation: Part,
     settings: FitSettings,
@@ -144,13 +146,14 @@ def _train(
 ) -> _State:
     """Run epochs until the epochs or the minutes are over; keep the best weights by held-out loss."""
     state = _State(footage=footage)
-    autoencoder = autoencoder.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(autoencoder.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    detector = detector.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(detector.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     if resumed is not None:
-        _restore(resumed, autoencoder, optimizer, state)
+        _restore(resumed, detector, optimizer, state)
     # What a killed fit recorded after it was last saved is hidden, since it is done again.
     records = TensorBoardLogger(out, name="tensorboard", version="", purge_step=state.steps + 1 if resumed else None)
-    model, optimizer = fabric.setup(autoencoder, optimizer)
+    model, optimizer = fabric.setup(detector, optimizer)
+    model.mark_forward_method("redraw_and_compare")
     loss_of = loss_function(settings.loss, settings.model)
     steps = math.ceil(len(training) / (settings.batch * fabric.world_size))
     steps = min(max(steps, settings.min_epoch_steps), settings.max_epoch_steps)
@@ -173,11 +176,11 @@ def _train(
                     break
                 _set_learning_rate(optimizer, settings.learning_rate, share)
                 frames = torch.from_numpy(training.clips(which, settings.model.clip_frames)).to(fabric.device)
-                images, position = _training_images(frames, autoencoder, settings, chance)
+                images, position = _training_images(frames, detector.autoencoder, settings, chance)
                 # The loss compares with the undisturbed input: what was put in is to be left out.
                 disturbed = disturb(images, settings.model, chance) if settings.disturb else images
                 disturbed = _add_noise(disturbed, settings.noise, noise).contiguous(memory_format=torch.channels_last)
-                loss = loss_of(model(disturbed, position).float(), images)
+                loss = _loss(model.redraw_and_compare(disturbed, position), disturbed, images, loss_of, settings)
                 optimizer.zero_grad(set_to_none=True)
                 fabric.backward(loss)
                 optimizer.step()
@@ -188,13 +191,13 @@ def _train(
                         f"{settings.learning_rate:g}, or set precision to fp32"
                     )
                 progress.update(share, f"loss {losses[-1]:.5f} held-out {state.best_loss:.5f}")
-            held_out = _validation_loss(autoencoder, validation, loss_of, settings, fabric)
+            held_out = _validation_loss(detector, validation, loss_of, settings, fabric)
             # The first process's figures are every process's, so that all keep the same epoch and end at the same one.
             held_out, seconds = fabric.broadcast((held_out, time.monotonic() - started))
-            _finish_epoch(autoencoder, optimizer, state, losses, held_out, seconds)
+            _finish_epoch(detector, optimizer, state, losses, held_out, seconds)
             _record(records, state)
             if fabric.is_global_zero and time.monotonic() - saved_at >= settings.save_every_seconds:
-                save_atomically(out / LAST_NAME, _resumable(autoencoder, optimizer, state))
+                save_atomically(out / LAST_NAME, _resumable(detector, optimizer, state))
                 saved_at = time.monotonic()
             if share >= 1:
                 break
@@ -239,10 +242,27 @@ def _training_images(
     frames: torch.Tensor, autoencoder: Autoencoder, settings: FitSettings, chance: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Whole frames, or crops of them with their position, as images."""
-    images = to_images(frames)
     if settings.crop_px is None or settings.model.bottleneck == "frame":
-        return images, None
-    return take_crops(images, autoencoder.encoder.position, settings.crop_px, settings.model, chance)
+        return to_images(frames), None
+    crops, position = take_crops(frames, autoencoder.encoder.position, settings.crop_px, settings.model, chance)
+    return to_images(crops), position
+
+
+def _loss(
+    output: tuple[torch.Tensor, torch.Tensor | None],
+    disturbed: torch.Tensor,
+    images: torch.Tensor,
+    loss_of: LossFunction,
+    settings: FitSettings,
+) -> torch.Tensor:
+    """Join the loss between reconstruction and undisturbed input with that of the comparator, in fp32."""
+    reconstruction, logits = output
+    # Not in bf16: SSIM's small variances vanish in it.
+    loss = loss_of(reconstruction.float(), images)
+    if logits is None:
+        return loss
+    there = put_in(disturbed, images, settings.model)
+    return loss + functional.binary_cross_entropy_with_logits(logits.float(), there)
 
 
 def _add_noise(images: torch.Tensor, sigma: float, generator: torch.Generator) -> torch.Tensor:
@@ -253,9 +273,9 @@ def _add_noise(images: torch.Tensor, sigma: float, generator: torch.Generator) -
 
 
 def _validation_loss(
-    autoencoder: Autoencoder, validation: Part, loss_of: LossFunction, settings: FitSettings, fabric: Fabric
+    detector: Detector, validation: Part, loss_of: LossFunction, settings: FitSettings, fabric: Fabric
 ) -> float:
-    autoencoder.eval()
+    detector.eval()
     count = min(len(validation), _MAX_VALIDATION_CLIPS)
     places = np.unique(np.linspace(0, len(validation) - 1, count).round().astype(np.int64))
     total = 0.0
@@ -267,14 +287,13 @@ def _validation_loss(
             images = to_images(torch.from_numpy(clips).to(fabric.device))
             disturbed = disturb(images, settings.model, chance) if settings.disturb else images
             with fabric.autocast():
-                reconstruction = autoencoder(disturbed.contiguous(memory_format=torch.channels_last))
-            # The loss itself in fp32, as in training: SSIM's small variances vanish in bf16.
-            total += float(loss_of(reconstruction.float(), images)) * len(clips)
+                output = detector.redraw_and_compare(disturbed.contiguous(memory_format=torch.channels_last))
+            total += float(_loss(output, disturbed, images, loss_of, settings)) * len(clips)
     return total / len(places)
 
 
 def _finish_epoch(
-    autoencoder: Autoencoder,
+    detector: Detector,
     optimizer: Any,  # noqa: ANN401 - Fabric's wrapper
     state: _State,
     losses: list[float],
@@ -286,7 +305,7 @@ def _finish_epoch(
     state.seconds = seconds
     if math.isfinite(held_out) and held_out < state.best_loss:
         state.best_loss = held_out
-        state.best = {name: tensor.detach().cpu().clone() for name, tensor in autoencoder.state_dict().items()}
+        state.best = {name: tensor.detach().cpu().clone() for name, tensor in detector.state_dict().items()}
     elif not state.best:
         raise TrainingError(f"the held-out loss is {held_out}; lower learning_rate or set precision to fp32")
     if losses:
@@ -306,10 +325,10 @@ def _record(records: TensorBoardLogger, state: _State) -> None:
         records.log_metrics(values, step=last.steps)
 
 
-def _resumable(autoencoder: Autoencoder, optimizer: Any, state: _State) -> dict[str, Any]:  # noqa: ANN401
+def _resumable(detector: Detector, optimizer: Any, state: _State) -> dict[str, Any]:  # noqa: ANN401
     return {
         "footage": state.footage,
-        "model": autoencoder.state_dict(),
+        "model": detector.state_dict(),
         "optimizer": optimizer.state_dict(),
         "epoch": state.epoch,
         "steps": state.steps,
@@ -320,8 +339,8 @@ def _resumable(autoencoder: Autoencoder, optimizer: Any, state: _State) -> dict[
     }
 
 
-def _restore(resumed: dict[str, Any], autoencoder: Autoencoder, optimizer: Any, state: _State) -> None:  # noqa: ANN401
-    autoencoder.load_state_dict(resumed["model"])
+def _restore(resumed: dict[str, Any], detector: Detector, optimizer: Any, state: _State) -> None:  # noqa: ANN401
+    detector.load_state_dict(resumed["model"])
     optimizer.load_state_dict(resumed["optimizer"])
     state.epoch, state.steps, state.seconds = resumed["epoch"], resumed["steps"], resumed["seconds"]
     state.best_loss, state.best = resumed["best_loss"], resumed["best"]

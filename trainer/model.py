@@ -1,8 +1,7 @@
-"""The mirrored convolutional autoencoder, and the detector made of it.
+"""The mirrored convolutional autoencoder.
 
     encoder   strided convolutions, activation  ->  bottleneck: flatten and fully connected, or 1x1  ->  latent
     decoder   the mirror: bottleneck back, upsampling convolutions, activation  ->  reconstruction of the input
-    detector  uint8 frames -> both halves -> residual and motion by cell -> calibrated anomaly map -> anomaly score
 
 After Hinton and Salakhutdinov, Reducing the Dimensionality of Data with Neural Networks, Science 2006, and, for
 video, Hasan et al., Learning Temporal Regularity in Video Sequences, CVPR 2016.
@@ -13,16 +12,12 @@ from typing import Literal, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
-from contract.frame import FLOW_FRAMES, FLOW_NEUTRAL, FLOW_STEPS_A_PIXEL, Motion, Preprocessing
+from contract.frame import Motion, Preprocessing
 from contract.settings import FrozenModel
 
 CELL_PX = 8
 """Side of an anomaly map's cell in the model's input, pixels."""
-
-_PLACE_PX = 4
-_ERROR_FLOOR = 1e-6
 
 Bottleneck = Literal["frame", "tile", "spatial"]
 
@@ -59,14 +54,18 @@ class ModelConfig(FrozenModel):
     tile: int = Field(default=4, ge=1, le=64)
     """Side of a tile, in places of the last convolution; for the ``tile`` bottleneck."""
 
+    comparator: tuple[int, int, int] | None = (24, 48, 64)
+    """Feature maps of each convolution of the network that compares input and reconstruction, which learns from what
+    is put into the training frames; null to measure their pooled residual."""
+
     @model_validator(mode="after")
     def _sides_divide(self) -> Self:
         step = self.step_px
         for name, side in (("height", self.height), ("width", self.width)):
             if side % step or side % CELL_PX:
                 raise ValueError(f"{name} must be a multiple of {max(step, CELL_PX)} for these layers, found {side}")
-        if any(width < 1 or width > 4096 for width in self.widths):
-            raise ValueError("widths must lie between 1 and 4096")
+        if any(width < 1 or width > 4096 for width in (*self.widths, *(self.comparator or ()))):
+            raise ValueError("widths and comparator must lie between 1 and 4096")
         return self
 
     @property
@@ -170,71 +169,6 @@ class Autoencoder(nn.Module):
         return reconstruction
 
 
-class Detector(nn.Module):
-    """The whole path from uint8 frames to calibrated scores, in one graph.
-
-    It sees by one or two streams: ``appearance``, how far the last frame is from its reconstruction, and ``motion``,
-    how much moves, where the model is given motion. Each stream's cells are counted in their own spreads over normal
-    footage, and the map shows the stream that stands out most.
-
-    Attributes:
-        autoencoder: The model.
-        cell_mean: Mean of each stream and cell over normal footage, shape (streams, rows, columns).
-        cell_spread: Its spread, above 0, same shape.
-    """
-
-    cell_mean: Tensor
-    cell_spread: Tensor
-
-    def __init__(self, autoencoder: Autoencoder) -> None:
-        super().__init__()
-        self.autoencoder = autoencoder
-        config = autoencoder.config
-        shape = (1 if config.motion == "none" else 2, *config.map_shape)
-        self.register_buffer("cell_mean", torch.zeros(shape))
-        self.register_buffer("cell_spread", torch.ones(shape))
-
-    def cell_errors(self, frames: Tensor) -> Tensor:
-        """Measure each cell of the last frame by each stream.
-
-        Args:
-            frames: uint8 of shape (batch, clip_frames, height, width, input_channels).
-
-        Returns:
-            float32 of shape (batch, streams, rows, columns).
-        """
-        images = to_images(frames)
-        config = self.autoencoder.config
-        appearance = pooled_residual(self.autoencoder(images), images, config)
-        return torch.stack([appearance, *([] if config.motion == "none" else [pooled_motion(images, config)])], 1)
-
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Score clips of frames.
-
-        Args:
-            frames: uint8 of shape (batch, clip_frames, height, width, input_channels).
-
-        Returns:
-            ``anomaly_score`` of shape (batch,) and ``anomaly_map`` of shape (batch, rows, columns), float32 on the
-            scale that `contract.scoring` describes.
-        """
-        spreads = torch.amax((self.cell_errors(frames) - self.cell_mean) / self.cell_spread, 1)
-        anomaly_map = torch.sign(spreads) * torch.log1p(torch.abs(spreads))
-        return torch.amax(anomaly_map, dim=(1, 2)), anomaly_map
-
-
-class CellErrors(nn.Module):
-    """A detector as far as its cells' errors, which quantization moves and which are then calibrated anew."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Measure cells; see `Detector.cell_errors`."""
-        return self.detector.cell_errors(frames)
-
-
 def to_images(frames: Tensor) -> Tensor:
     """Turn uint8 clips into the autoencoder's input; `contract.scoring.frames_to_images` in PyTorch.
 
@@ -251,52 +185,6 @@ def pictures_and_motion(images: Tensor, config: ModelConfig) -> tuple[Tensor, Te
     """Part the channels of images: pictures and their motion, (batch, clip_frames, channels, height, width) each."""
     frames = images.reshape(images.shape[0], config.clip_frames, -1, *images.shape[2:])
     return frames[:, :, : config.channels], frames[:, :, config.channels :]
-
-
-def pooled_residual(reconstruction: Tensor, images: Tensor, config: ModelConfig) -> Tensor:
-    """Difference of the last frame from its reconstruction, averaged around each cell before its size is taken.
-
-    An edge redrawn a little beside its place is lighter on one side and darker on the other, and vanishes; something
-    that is not redrawn stays. Motion's channels are left out.
-
-    Args:
-        reconstruction: Shape (batch, clip_frames * input_channels, height, width).
-        images: Same shape.
-        config: Says which channels are the last frame's.
-
-    Returns:
-        Shape (batch, rows, columns), rows = height / 8.
-    """
-    own = config.preprocessing.last_picture
-    residual = _around(reconstruction[:, own].float() - images[:, own])
-    return _cells(torch.sqrt(torch.square(residual).mean(1, keepdim=True) + _ERROR_FLOOR))
-
-
-def pooled_motion(images: Tensor, config: ModelConfig) -> Tensor:
-    """How much moves around each cell: mean length of the flow, in pixels a frame, or mean difference, in grey levels.
-
-    Args:
-        images: Shape (batch, clip_frames * input_channels, height, width).
-        config: Says which channels are the last frame's motion.
-
-    Returns:
-        Shape (batch, rows, columns).
-    """
-    if config.motion == "difference-1":
-        return _cells(_around(images[:, -1:] * 255))
-    flow = (images[:, -2:] * 255 - FLOW_NEUTRAL) / (FLOW_STEPS_A_PIXEL * FLOW_FRAMES)
-    return _cells(_around(torch.sqrt(torch.square(flow).sum(1, keepdim=True) + _ERROR_FLOOR)))
-
-
-def _around(values: Tensor) -> Tensor:
-    """Average over 12 pixels around, in places of 4 pixels."""
-    places = functional.avg_pool2d(values, _PLACE_PX)
-    return functional.avg_pool2d(places, 3, stride=1, padding=1, count_include_pad=False)
-
-
-def _cells(places: Tensor) -> Tensor:
-    """Highest place of each cell: (batch, 1, height / 4, width / 4) to (batch, rows, columns)."""
-    return functional.max_pool2d(places, CELL_PX // _PLACE_PX).squeeze(1)
 
 
 def _last_places(config: ModelConfig) -> tuple[int, int]:

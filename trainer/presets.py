@@ -10,7 +10,13 @@ PRESETS: Final[dict[Preset, dict[str, Any]]] = {
     "balanced": {"model": {"motion": "flow-dis-1"}, "minutes": 5.0},
     # One latent for the whole frame redraws an empty scene and nothing that comes into it, after a minute.
     "room": {
-        "model": {"motion": "none", "bottleneck": "frame", "latent": 64, "widths": (16, 32, 64, 64)},
+        "model": {
+            "motion": "none",
+            "bottleneck": "frame",
+            "latent": 64,
+            "widths": (16, 32, 64, 64),
+            "comparator": None,
+        },
         "disturb": False,
         "batch": 32,
         "minutes": 2.0,

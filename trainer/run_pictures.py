@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from trainer.checkpoint import Samples
-from trainer.model import Detector, to_images
+from trainer.detector import Detector
+from trainer.model import to_images
 
 _TRAINING, _HELD_OUT = "#0072B2", "#D55E00"
 _SHOWN = 4

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from contract.event import EventRuleChanges
 from contract.frame import FrameLimits
 from contract.settings import Settings
-from trainer.model import ModelConfig
+from trainer.model import CELL_PX, ModelConfig
 from trainer.presets import Preset, with_preset
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -109,8 +109,11 @@ class FitSettings(Settings):
             raise ValueError("give epochs or minutes, not both")
         if self.validation_share + self.calibration_share > _MAX_HELD_OUT_SHARE:
             raise ValueError("validation_share and calibration_share must leave a fifth of the footage to train on")
-        if self.crop_px is not None and self.crop_px % self.model.step_px:
-            raise ValueError(f"crop_px must be a multiple of {self.model.step_px} for these layers")
+        crop_step = max(self.model.step_px, CELL_PX)
+        if self.crop_px is not None and self.crop_px % crop_step:
+            raise ValueError(f"crop_px must be a multiple of {crop_step} for these layers")
+        if self.model.comparator is not None and not self.disturb:
+            raise ValueError("model.comparator learns from disturbed frames; set it to null, or disturb to true")
         if self.min_epoch_steps > self.max_epoch_steps:
             raise ValueError("min_epoch_steps is above max_epoch_steps")
         return self

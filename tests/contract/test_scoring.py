@@ -92,7 +92,7 @@ def test_a_cell_that_happened_to_hold_still_is_expected_to_vary_as_those_around_
     random = np.random.default_rng(0)
     errors = random.normal(0.05, 0.01, (400, 1, 16, 24)).astype(np.float32)
     errors[:, 0, 4:6, 4:6] = 0.05
-    mean, spread = cell_statistics(errors)
+    mean, spread = cell_statistics(errors, [True])
     assert mean.shape == spread.shape == (1, 16, 24)
     assert np.allclose(mean, 0.05, atol=0.005)
     assert spread[0, 4:6, 4:6].min() > 0.006
@@ -102,21 +102,32 @@ def test_a_cell_that_varies_more_than_those_around_it_has_its_own_spread():
     random = np.random.default_rng(0)
     errors = random.normal(0.05, 0.01, (400, 1, 16, 24)).astype(np.float32)
     errors[:, 0, 8:12, 8:12] += random.normal(0.5, 0.1, (400, 4, 4)).astype(np.float32)
-    mean, spread = cell_statistics(errors)
+    mean, spread = cell_statistics(errors, [True])
     assert mean[0, 9, 9] > 0.4
     assert spread[0, 9, 9] > 0.09
     assert mean[0, 0, 23] < 0.07
 
 
-def test_streams_of_any_unit_are_scaled_alike_and_motion_counts_somewhat_more():
+def test_cells_that_do_not_differ_by_place_share_mean_and_spread():
+    random = np.random.default_rng(0)
+    errors = random.normal(-6, 2, (400, 1, 16, 24)).astype(np.float32)
+    errors[:, 0, 4, 4] += 3
+    mean, spread = cell_statistics(errors, [False])
+    assert np.allclose(mean, errors.mean(), atol=1e-5)
+    assert np.allclose(spread, errors.std(), rtol=1e-5)
+    still = np.full((3, 1, 16, 24), -6, np.float32)
+    assert cell_statistics(still, [False])[1].min() > 0
+
+
+def test_streams_of_any_unit_are_scaled_alike():
     random = np.random.default_rng(0)
     errors = random.normal(0.05, 0.01, (400, 2, 16, 24)).astype(np.float32)
     errors[:, 1] *= 1000
-    mean, spread = cell_statistics(errors)
+    mean, spread = cell_statistics(errors, [True, True])
     highest = np.quantile(((errors - mean) / spread).max((2, 3)), 0.95, axis=0)
-    assert highest[1] == pytest.approx(highest[0] / 0.6, rel=0.15)
+    assert highest[1] == pytest.approx(highest[0], rel=0.15)
     more = errors * np.array([1, 20], np.float32)[:, None, None]
-    assert np.allclose(cell_statistics(more)[1][1], spread[1] * 20, rtol=0.01)
+    assert np.allclose(cell_statistics(more, [True, True])[1][1], spread[1] * 20, rtol=0.01)
 
 
 def test_severity_rises_with_rarity():

@@ -35,6 +35,14 @@ def test_rows_of_one_method_are_joined_to_mean_and_spread():
     assert len({row.count("|") for row in rows if row.startswith(("| one", "| two", "| untrained", "| method"))}) == 1
 
 
+def test_exported_precisions_stand_beside_pytorch():
+    exported = {"fp32": 0.8, "fp16": 0.7999, "int8": 0.795}
+    text = page([result("one", 0, 0.8, exported=exported), result("two", 0, 0.7)])
+    assert "| frame AUROC | PyTorch | fp32 | fp16 | int8 |" in text
+    assert "| one | 0.8000 | 0.8000 | 0.7999 | 0.7950 |" in text
+    assert "fp16" not in page([result("two", 0, 0.7)])
+
+
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_every_row_s_settings_are_those_of_a_fit(method):
     assert FitSettings(**method.settings, seed=1).preset == method.settings["preset"]

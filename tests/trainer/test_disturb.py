@@ -3,7 +3,7 @@ import torch
 
 from contract.frame import FLOW_NEUTRAL
 from trainer.crops import take_crops
-from trainer.disturb import disturb, moving_places
+from trainer.disturb import disturb, moving_places, put_in
 from trainer.model import Encoder, ModelConfig
 
 
@@ -23,6 +23,12 @@ def images(model: ModelConfig, count: int = 64) -> torch.Tensor:
         frames[:, :, model.channels :] = 0
         frames[:, :, model.channels, 24:40, 40:56] = 40 / 255
     return frames.flatten(1, 2)
+
+
+def frames(model: ModelConfig, count: int) -> torch.Tensor:
+    """The same as uint8 clips."""
+    clips = images(model, count).reshape(count, model.clip_frames, -1, 64, 96)
+    return (clips * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2)
 
 
 VARIANTS = [
@@ -77,6 +83,24 @@ def test_some_foreign_things_rest_and_some_move_at_the_pace_of_the_place():
     assert (new_picture & ((pace - 32).abs() < 1)).float().mean() > 0.05
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_was_put_in_is_told_where_it_is_and_nowhere_else(variant):
+    model = config(**variant)
+    before = images(model)
+    assert put_in(before, before, model).abs().max() == 0
+    after = before.clone()
+    last = before.shape[1] - model.preprocessing.input_channels
+    after[:, last : last + model.channels, 16:32, 32:48] += 40 / 255
+    there = put_in(after, before, model)
+    assert there.shape == (64, 1, 8, 12)
+    assert there[:, 0, 2:4, 4:6].min() == 1
+    assert there.sum() == 64 * 4
+    if model.motion != "none":
+        faster = before.clone()
+        faster[:, -1, 40:48, 80:88] += 24 / 255
+        assert put_in(faster, before, model).flatten(1).argmax(1).tolist() == [5 * 12 + 10] * 64
+
+
 def test_moving_places_are_where_the_flow_is_more_than_slow():
     model = config()
     moving = moving_places(images(model, 1), model)[0]
@@ -87,18 +111,18 @@ def test_moving_places_are_where_the_flow_is_more_than_slow():
 def test_crops_keep_scale_and_position_and_mostly_hold_what_moves():
     model = config()
     position = Encoder(model).position
-    whole = images(model, 300)
+    whole = frames(model, 300)
     crops, places = take_crops(whole, position, 32, model, torch.Generator().manual_seed(0))
-    assert crops.shape == (300, 3, 32, 32)
+    assert crops.shape == (300, 1, 32, 32, 3)
     assert places.shape == (300, 2, 32, 32)
     row = round((places[0, 0, 0, 0].item() + 1) / 2 * 63)
     column = round((places[0, 1, 0, 0].item() + 1) / 2 * 95)
     assert torch.equal(crops[0], whole[0, :, row : row + 32, column : column + 32])
-    holds_motion = (crops[:, 1] * 255 - FLOW_NEUTRAL > 16).flatten(1).any(1).float().mean()
+    holds_motion = (crops[..., 1].int() - FLOW_NEUTRAL > 16).flatten(1).any(1).float().mean()
     assert holds_motion > 0.8
 
 
 def test_a_crop_is_at_most_the_picture():
     model = config(motion="none")
-    crops, places = take_crops(images(model, 2), Encoder(model).position, 128, model, torch.Generator())
-    assert crops.shape[2:] == places.shape[2:] == (64, 96)
+    crops, places = take_crops(frames(model, 2), Encoder(model).position, 128, model, torch.Generator())
+    assert crops.shape[2:4] == places.shape[2:] == (64, 96)

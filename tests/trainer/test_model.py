@@ -5,7 +5,8 @@ import torch
 from pydantic import ValidationError
 
 from contract.scoring import frames_to_images
-from trainer.model import Autoencoder, Detector, ModelConfig, pooled_motion, pooled_residual, to_images
+from trainer.detector import Detector, pooled_motion, pooled_residual
+from trainer.model import Autoencoder, ModelConfig, to_images
 
 VARIANTS = [
     {"bottleneck": "frame", "latent": 7},
@@ -20,7 +21,8 @@ LATENTS = [(7,), (5, 2, 3), (3, 4, 6), (7,), (3, 4, 6), (3, 4, 6), (7,)]
 
 
 def config(**changes):
-    return ModelConfig(**{"height": 64, "width": 96, "widths": (4, 8, 8, 8), "motion": "none", **changes})
+    given = {"height": 64, "width": 96, "widths": (4, 8, 8, 8), "motion": "none", "comparator": None, **changes}
+    return ModelConfig(**given)
 
 
 @pytest.mark.parametrize(("variant", "latent"), list(zip(VARIANTS, LATENTS, strict=True)))
@@ -49,7 +51,17 @@ def test_tile_bottleneck_is_one_fully_connected_layer_over_every_tile():
             assert torch.allclose(codes[0, :, row, column], weights @ tile + bias, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{"height": 72}, {"widths": ()}, {"bottleneck": "tile", "tile": 3}, {"latent": 0}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"height": 72},
+        {"widths": ()},
+        {"comparator": (8, 8)},
+        {"comparator": (8, 0, 8)},
+        {"bottleneck": "tile", "tile": 3},
+        {"latent": 0},
+    ],
+)
 def test_shapes_that_do_not_divide_are_refused(changes):
     with pytest.raises(ValidationError):
         config(**changes)
@@ -101,13 +113,51 @@ def test_an_edge_a_little_beside_its_place_weighs_less_than_something_left_out()
     assert 4 * residuals[0] < residuals[1]
 
 
-def test_flow_is_measured_in_pixels_a_frame():
+def test_flow_is_measured_in_pixels_a_frame_the_slow_counting_less():
     flow = torch.full((1, 3, 64, 96), 128.0)
     flow[:, 1, 16:48, 32:64] += 3 * 16
     flow[:, 2, 16:48, 32:64] -= 4 * 16
     motion = pooled_motion(flow / 255, config(motion="flow-dis-1"))
-    assert motion[0, 4, 6].item() == pytest.approx(5, abs=1e-3)
+    assert motion[0, 4, 6].item() == pytest.approx(25 / 5.5, abs=1e-3)
     assert motion[0, 0, 0].item() == pytest.approx(0, abs=2e-3)
+
+
+def test_something_fast_counts_about_as_much_alone_as_in_a_crowd():
+    alone = torch.full((1, 3, 64, 96), 128.0)
+    alone[:, 1, 28:36, 44:52] += 4 * 16
+    crowd = alone.clone()
+    crowd[:, 1] = torch.where(crowd[:, 1] == 128, 128 + 16, crowd[:, 1])
+    speeds = [
+        pooled_motion(flow / 255, config(motion="flow-dis-1"))[0, 3:5, 5:7].max().item() for flow in (alone, crowd)
+    ]
+    assert speeds[0] > 2.5
+    assert speeds[1] == pytest.approx(speeds[0], rel=0.3)
+
+
+def test_the_comparator_is_shown_the_last_frame_its_reconstruction_and_its_place():
+    random = torch.Generator().manual_seed(0)
+    detector = Detector(Autoencoder(config(clip_frames=2, motion="difference-1", comparator=(4, 8, 8)))).eval()
+    images = torch.rand(2, 4, 64, 96, generator=random)
+    reconstruction, logits = detector.redraw_and_compare(images)
+    assert reconstruction.shape == images.shape
+    assert logits.shape == (2, 1, 8, 12)
+    seen = torch.cat(
+        [images[:, 2:], reconstruction[:, 2:], detector.autoencoder.encoder.position.expand(2, -1, -1, -1)], 1
+    )
+    assert torch.equal(logits, detector.comparator(seen))
+    logits.sum().backward()
+    assert all(weight.grad is None for weight in detector.autoencoder.parameters())
+    assert detector.by_place == (False, True)
+
+
+def test_crops_are_compared_as_they_are_in_the_whole_picture():
+    detector = Detector(Autoencoder(config(widths=(4, 8), comparator=(4, 8, 8)))).eval()
+    images = torch.rand(1, 1, 64, 96, generator=torch.Generator().manual_seed(0))
+    position = detector.autoencoder.encoder.position
+    with torch.inference_mode():
+        _, whole = detector.redraw_and_compare(images)
+        _, crop = detector.redraw_and_compare(images[..., 16:, 16:80], position[None, :, 16:, 16:80])
+    assert torch.allclose(crop[0, 0, 3:, 3:5], whole[0, 0, 5:, 5:7], atol=1e-5)
 
 
 def test_the_map_shows_the_stream_that_stands_out_most():
@@ -121,7 +171,7 @@ def test_the_map_shows_the_stream_that_stands_out_most():
         _, anomaly_map = detector(frames)
     row, column = divmod(int(anomaly_map[1].argmax()), anomaly_map.shape[2])
     assert (row, column) in {(2, 2), (2, 3), (3, 2), (3, 3)}
-    assert anomaly_map[1].max().item() == pytest.approx(math.log1p(40 / 0.05), rel=0.01)
+    assert anomaly_map[1].max().item() == pytest.approx(math.log1p(40**2 / 48 / 0.05), rel=0.01)
 
 
 def test_numpy_and_torch_make_equal_images_of_frames():

@@ -1,0 +1,221 @@
+"""Fits a preset to footage it was not tuned for and counts what it finds, then writes docs/benchmarks/recall.md.
+
+``make recall`` runs it. The footage is read from ``FRAMEWATCH_DATA`` or from ``../shared/data``: ``ped2/train`` and
+videos of ``clips``; none of it has labels. Each is split in time: the first 60% is fitted and calibrated on, the
+rest is scored as it is, where every event is a false one, and then with probes put into it (`deploy.probes`). A probe
+is found if an event covers it, with an anomalous cell at the thing, at the threshold that the fit set for its budget.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import cv2
+import numpy as np
+import typer
+from rich.console import Console
+
+from contract.clip import Clip
+from contract.command_line import run_command_line
+from contract.errors import ConfigError
+from contract.source import open_source
+from deploy.probes import KINDS, Box, Pictures, Probe, ProbeMaker
+from trainer.evaluate import open_model
+from trainer.fit import fit
+from trainer.scored import ScoredStretch, ScoringModel, score_footage
+from trainer.settings import FitSettings
+
+OUT: Final = Path("recall-out")
+PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "recall.md"
+_MOST_ROWS: Final = 480
+_FIT_SHARE: Final = 0.6
+_SECONDS_A_DAY: Final = 86_400
+
+
+@dataclass(frozen=True)
+class Footage:
+    """Footage without labels.
+
+    Attributes:
+        path: Within the data.
+        foreign: Footage that foreign pieces are cut from, within the data.
+    """
+
+    path: str
+    foreign: str = "clips/car-detection.mp4"
+
+
+FOOTAGE: Final = (
+    Footage("ped2/train"),
+    Footage("clips/vtest.avi"),
+    Footage("clips/road_240p.mp4", foreign="clips/bottle-detection.mp4"),
+    Footage("clips/bottle-detection.mp4"),
+    Footage("clips/retail_1080p.mp4"),
+)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_console = Console(stderr=True)
+
+
+@app.command()
+def recall(
+    data: Annotated[Path | None, typer.Option(help="Folder of footage; FRAMEWATCH_DATA where not given.")] = None,
+    preset: Annotated[str, typer.Option(help="Preset to fit.")] = "balanced",
+    minutes: Annotated[float | None, typer.Option(help="Time of each fit in place of the preset's.")] = None,
+    probes: Annotated[int, typer.Option(min=1, help="Probes of each kind and footage.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of fits and probes.")] = 0,
+    only: Annotated[str | None, typer.Option(help="Part of the path of the footage to measure alone.")] = None,
+) -> None:
+    """Fit, count and write the table."""
+    root = data or Path(os.environ.get("FRAMEWATCH_DATA", "../shared/data"))
+    chosen = [footage for footage in FOOTAGE if (root / footage.path).exists() and (only or "") in footage.path]
+    if not chosen:
+        raise ConfigError(f"--data {root} holds no ped2/train and no clips; name their folder or set FRAMEWATCH_DATA")
+    settings = FitSettings(**{"preset": preset, "seed": seed, **({} if minutes is None else {"minutes": minutes})})
+    for footage in chosen:
+        _measure(root, footage, settings, probes)
+    PAGE.write_text(page(list(_results())), encoding="utf-8")
+    typer.echo(PAGE)
+
+
+def _measure(root: Path, footage: Footage, settings: FitSettings, probes: int) -> None:
+    folder = OUT / f"{footage.path.replace('/', '-')}-{settings.preset}-{settings.seed}"
+    if (folder / "result.json").is_file():
+        return
+    _console.print(f"{footage.path}: {settings.preset}", highlight=False)
+    before, after = split([read_pictures(clip) for clip in open_source(str(root / footage.path))])
+    foreign = read_pictures(open_source(str(root / footage.foreign))[0]).pictures[::20]
+    fit(before, footage.path, settings, folder / "run", _console)
+    model = open_model(folder / "run", "auto")
+    false_events = sum(len(stretch.events) for stretch in score_footage(model, after, None, _console).stretches)
+    seconds = sum(len(clip.pictures) / clip.frames_per_second for clip in after)
+    long_enough = [clip for clip in after if len(clip.pictures) / clip.frames_per_second > 5]
+    makers = [ProbeMaker(clip, foreign, settings.seed + number) for number, clip in enumerate(long_enough)]
+    counts = {kind: _count(kind, makers, probes, model) for kind in KINDS}
+    calibration = model.calibration
+    result = {
+        "footage": footage.path,
+        "preset": settings.preset,
+        "minutes": settings.minutes,
+        "seed": settings.seed,
+        "fitted_seconds": sum(len(clip.pictures) / clip.frames_per_second for clip in before),
+        "scored_seconds": seconds,
+        "false_events": false_events,
+        "allowed": {
+            name: getattr(calibration, name) * seconds / _SECONDS_A_DAY
+            for name in ("false_events_per_day", "false_events_per_day_low", "false_events_per_day_high")
+        },
+        "supported": calibration.supported,
+        "found": counts,
+    }
+    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def read_pictures(clip: Clip) -> Pictures:
+    """Decode a clip, at most 480 rows high; its rate is that of its capture times."""
+    pictures, times = [], []
+    for frame in clip.frames():
+        picture = cv2.imdecode(np.frombuffer(frame.data, np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None  # noqa: S101 - a source encodes what it decoded itself
+        height, width = picture.shape[:2]
+        if height > _MOST_ROWS:
+            size = round(width * _MOST_ROWS / height), _MOST_ROWS
+            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        pictures.append(np.asarray(picture, np.uint8))
+        times.append(frame.captured_at_ms)
+    return Pictures(clip.name, pictures, 1000 / float(np.median(np.diff(times))))
+
+
+def split(clips: Sequence[Pictures]) -> tuple[list[Pictures], list[Pictures]]:
+    """Part footage in time at 60%: several clips between two of them, one clip within it."""
+    if len(clips) > 1:
+        cut = math.ceil(len(clips) * _FIT_SHARE)
+        return list(clips[:cut]), list(clips[cut:])
+    [clip] = clips
+    cut = round(len(clip.pictures) * _FIT_SHARE)
+    return (
+        [Pictures(clip.name, clip.pictures[:cut], clip.frames_per_second)],
+        [Pictures(clip.name, clip.pictures[cut:], clip.frames_per_second)],
+    )
+
+
+def _count(kind: str, makers: Sequence[ProbeMaker], probes: int, model: ScoringModel) -> tuple[int, int]:
+    """Found and made."""
+    made = [probe for number in range(probes) if (probe := makers[number % len(makers)].make(kind)) is not None]
+    hits = 0
+    for probe in made:
+        [stretch] = score_footage(model, [probe.clip], None, Console(quiet=True)).stretches
+        hits += is_found(probe, stretch, model.calibration.threshold)
+    return hits, len(made)
+
+
+def is_found(probe: Probe, stretch: ScoredStretch, threshold: float) -> bool:
+    """Whether an event covers the probe with an anomalous cell at, or beside, what was put in."""
+    height, width = probe.clip.pictures[0].shape[:2]
+    for event in stretch.events:
+        for index in range(max(event.first, probe.first), event.last + 1):
+            anomalous = stretch.maps[index] >= threshold
+            if probe.boxes is not None:
+                anomalous = anomalous & _cells(probe.boxes[index - probe.first], height, width, anomalous.shape)
+            if anomalous.any():
+                return True
+    return False
+
+
+def _cells(box: Box, height: int, width: int, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    rows, columns = shape
+    cells = np.zeros(shape, np.bool_)
+    top, bottom = (math.floor(side / height * rows) for side in (box.top, box.bottom))
+    left, right = (math.floor(side / width * columns) for side in (box.left, box.right))
+    cells[max(top - 1, 0) : bottom + 2, max(left - 1, 0) : right + 2] = True
+    return cells
+
+
+def _results() -> Iterator[dict[str, Any]]:
+    for path in sorted(OUT.glob("*/result.json")):
+        yield json.loads(path.read_text(encoding="utf-8"))
+
+
+def page(results: Sequence[dict[str, Any]]) -> str:
+    """Write the page of all results."""
+    lines = [
+        "# What is found in footage a preset was not tuned for",
+        "",
+        "Written by `make recall`. The first 60% of each footage is fitted and calibrated on, with the default budget",
+        "of one false event a day; the rest is scored as it is, and with probes of 2.5 seconds put into it, as",
+        "`deploy/probes.py` says. A probe is found if an event covers it with an anomalous cell at what was put in.",
+        "None of this footage is long enough to show its budget: the threshold is extrapolated, and the interval says",
+        "how far off it may be.",
+        "",
+        "| footage | preset, minutes | seconds fitted, scored | false events | budget, 95% interval, for that time | "
+        + " | ".join(KINDS)
+        + " |",
+        "|---" * (5 + len(KINDS)) + "|",
+    ]
+    for result in results:
+        allowed = result["allowed"]
+        interval = f"{allowed['false_events_per_day_low']:.2g} to {allowed['false_events_per_day_high']:.2g}"
+        cells = [
+            result["footage"],
+            f"{result['preset']}, {result['minutes']:g}",
+            f"{result['fitted_seconds']:.0f}, {result['scored_seconds']:.0f}",
+            str(result["false_events"]),
+            f"{allowed['false_events_per_day']:.2g}, {interval}",
+            *(_share(result["found"][kind]) for kind in KINDS),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _share(counts: Sequence[int]) -> str:
+    found, made = counts
+    return f"{found} of {made}" if made else "none to make"
+
+
+if __name__ == "__main__":
+    sys.exit(run_command_line(app, "recall"))

@@ -1,0 +1,198 @@
+"""The detector: uint8 frames -> autoencoder -> what stands out, by cell -> calibrated anomaly map -> anomaly score.
+
+The comparator is the discriminative half of Zavrtanik et al., DRAEM: A Discriminatively Trained Reconstruction
+Embedding for Surface Anomaly Detection, ICCV 2021, as small as the autoencoder, and by cell.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from contract.frame import FLOW_FRAMES, FLOW_NEUTRAL, FLOW_STEPS_A_PIXEL
+from trainer.model import CELL_PX, Autoencoder, ModelConfig, to_images
+
+_PLACE_PX: Final = 4
+_RESIDUAL_PX: Final = 12
+_MOTION_SHARE: Final = 0.16
+_SLOW_PX_A_FRAME: Final = 0.5
+_SLOW_LEVELS: Final = 8.0
+_ERROR_FLOOR: Final = 1e-6
+
+
+class Comparator(nn.Module):
+    """Looks at the last frame and at its reconstruction, and says by cell whether something was put in.
+
+    Input: (batch, 2 * input_channels + 2, height, width): frame and reconstruction, 0..1, and the places' position.
+    Output: logits (batch, 1, height / 8, width / 8).
+    """
+
+    def __init__(self, config: ModelConfig, widths: tuple[int, int, int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 2 * config.preprocessing.input_channels + 2
+        # Each of three convolutions halves the sides, to cells of 8 pixels; the fourth sees the cells around.
+        for width, stride in (*((width, 2) for width in widths), (widths[-1], 1)):
+            layers += [nn.Conv2d(before, width, 3, stride=stride, padding=1), nn.BatchNorm2d(width), nn.LeakyReLU(0.1)]
+            before = width
+        self.layers = nn.Sequential(*layers, nn.Conv2d(before, 1, 1))
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """Compare; shapes as the class says."""
+        logits: Tensor = self.layers(seen)
+        return logits
+
+
+class Detector(nn.Module):
+    """The whole path from uint8 frames to calibrated scores, in one graph.
+
+    It sees by one or two streams: ``appearance``, what the comparator says of the last frame and its reconstruction, or
+    their pooled residual where there is no comparator; and ``motion``, how fast what moves there is, where the model is
+    given motion. Each is counted in its own spreads over normal footage, and the map shows the one that stands out
+    most.
+
+    Attributes:
+        autoencoder: The model.
+        comparator: Compares input and reconstruction; None where the residual is measured.
+        cell_mean: Mean of each stream and cell over normal footage, shape (streams, rows, columns).
+        cell_spread: Its spread, above 0, same shape.
+    """
+
+    cell_mean: Tensor
+    cell_spread: Tensor
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        config = autoencoder.config
+        self.comparator = None if config.comparator is None else Comparator(config, config.comparator)
+        shape = (1 if config.motion == "none" else 2, *config.map_shape)
+        self.register_buffer("cell_mean", torch.zeros(shape))
+        self.register_buffer("cell_spread", torch.ones(shape))
+
+    @property
+    def by_place(self) -> tuple[bool, ...]:
+        """Whether each stream's cells are counted in spreads of their own place.
+
+        The comparator is shown the place and has learnt what to expect there; its logits mean the same everywhere.
+        """
+        appearance = self.comparator is None
+        return (appearance,) if self.autoencoder.config.motion == "none" else (appearance, True)
+
+    def redraw_and_compare(self, images: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Redraw images, or crops of them, and compare; what a fit trains.
+
+        Args:
+            images: Float of shape (batch, clip_frames * input_channels, height, width), 0..1.
+            position: Of each crop's places, shape (batch, 2, height, width); that of the whole picture where None.
+
+        Returns:
+            Reconstructions of the same shape, and the comparator's logits (batch, 1, rows, columns), whose gradient
+            does not reach the autoencoder; None where there is no comparator.
+        """
+        reconstruction = self.autoencoder(images, position)
+        if self.comparator is None:
+            return reconstruction, None
+        if position is None:
+            position = self.autoencoder.encoder.position.expand(images.shape[0], -1, -1, -1)
+        last = slice(-self.autoencoder.config.preprocessing.input_channels, None)
+        seen = [images[:, last], reconstruction[:, last].detach().to(images.dtype), position.to(images.dtype)]
+        return reconstruction, self.comparator(torch.cat(seen, 1))
+
+    def cell_errors(self, frames: Tensor) -> Tensor:
+        """Measure each cell of the last frame by each stream.
+
+        Args:
+            frames: uint8 of shape (batch, clip_frames, height, width, input_channels).
+
+        Returns:
+            float32 of shape (batch, streams, rows, columns).
+        """
+        images = to_images(frames)
+        config = self.autoencoder.config
+        reconstruction, logits = self.redraw_and_compare(images)
+        appearance = pooled_residual(reconstruction, images, config) if logits is None else logits.float().squeeze(1)
+        return torch.stack([appearance, *([] if config.motion == "none" else [pooled_motion(images, config)])], 1)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Score clips of frames.
+
+        Args:
+            frames: uint8 of shape (batch, clip_frames, height, width, input_channels).
+
+        Returns:
+            ``anomaly_score`` of shape (batch,) and ``anomaly_map`` of shape (batch, rows, columns), float32 on the
+            scale that `contract.scoring` describes.
+        """
+        spreads = torch.amax((self.cell_errors(frames) - self.cell_mean) / self.cell_spread, 1)
+        anomaly_map = torch.sign(spreads) * torch.log1p(torch.abs(spreads))
+        return torch.amax(anomaly_map, dim=(1, 2)), anomaly_map
+
+
+class CellErrors(nn.Module):
+    """A detector as far as its cells' errors, which quantization moves and which are then calibrated anew."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Measure cells; see `Detector.cell_errors`."""
+        return self.detector.cell_errors(frames)
+
+
+def pooled_residual(reconstruction: Tensor, images: Tensor, config: ModelConfig) -> Tensor:
+    """Difference of the last frame from its reconstruction, averaged around each cell before its size is taken.
+
+    An edge redrawn a little beside its place is lighter on one side and darker on the other, and vanishes; something
+    that is not redrawn stays. Motion's channels are left out.
+
+    Args:
+        reconstruction: Shape (batch, clip_frames * input_channels, height, width).
+        images: Same shape.
+        config: Says which channels are the last frame's.
+
+    Returns:
+        Shape (batch, rows, columns), rows = height / 8.
+    """
+    own = config.preprocessing.last_picture
+    residual = _around(_places(reconstruction[:, own].float() - images[:, own]), _RESIDUAL_PX)
+    return _cells(torch.sqrt(torch.square(residual).mean(1, keepdim=True) + _ERROR_FLOOR))
+
+
+def pooled_motion(images: Tensor, config: ModelConfig) -> Tensor:
+    """How fast what moves around each cell is: length of the flow, in pixels a frame, or difference, in grey levels.
+
+    The mean over a neighbourhood about as large as a person, each place weighted by how fast it is itself: something
+    fast counts as much among things that rest as among others that move.
+
+    Args:
+        images: Shape (batch, clip_frames * input_channels, height, width).
+        config: Says which channels are the last frame's motion.
+
+    Returns:
+        Shape (batch, rows, columns).
+    """
+    if config.motion == "difference-1":
+        places, slow = _places(images[:, -1:] * 255), _SLOW_LEVELS
+    else:
+        flow = (images[:, -2:] * 255 - FLOW_NEUTRAL) / (FLOW_STEPS_A_PIXEL * FLOW_FRAMES)
+        places, slow = _places(torch.sqrt(torch.square(flow).sum(1, keepdim=True) + _ERROR_FLOOR)), _SLOW_PX_A_FRAME
+    around_px = config.height * _MOTION_SHARE
+    return _cells(_around(torch.square(places), around_px) / (_around(places, around_px) + slow))
+
+
+def _places(values: Tensor) -> Tensor:
+    return functional.avg_pool2d(values, _PLACE_PX)
+
+
+def _around(places: Tensor, side_px: float) -> Tensor:
+    """Average over an odd number of places around each, at most the side given."""
+    reach = max(1, int(side_px / _PLACE_PX - 1) // 2)
+    return functional.avg_pool2d(places, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)
+
+
+def _cells(places: Tensor) -> Tensor:
+    """Highest place of each cell: (batch, 1, height / 4, width / 4) to (batch, rows, columns)."""
+    return functional.max_pool2d(places, CELL_PX // _PLACE_PX).squeeze(1)
