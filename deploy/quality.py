@@ -76,6 +76,7 @@ class Method:
 
 _PLAIN: Final[dict[str, Any]] = {"disturb": False, "model": {"comparator": None}}
 METHODS: Final = (
+    Method("best", "ped2", {"preset": "best"}),
     Method("balanced", "ped2", {"preset": "balanced"}),
     Method("fast, no optical flow", "ped2", {"preset": "fast"}),
     Method("still", "mvtec_screw", {"preset": "still"}),

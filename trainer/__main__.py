@@ -36,7 +36,7 @@ def fit(
     source: Annotated[str, typer.Argument(help="Normal footage: video, folder, camera or kafka:// address; see docs.")],
     out: Annotated[Path, typer.Option(help="Run folder to write; an unfinished one is gone on with.")],
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    preset: Annotated[str | None, typer.Option(help="balanced (the default), fast, room or still; see docs.")] = None,
+    preset: Annotated[str | None, typer.Option(help="balanced (default), best, fast, room or still.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Time to train, minutes, in place of the preset's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the footage, in place of minutes.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and noise.")] = None,

@@ -21,8 +21,8 @@ class FitSettings(Settings):
     """What a fit does; ``trainer fit --config FILE`` reads it from YAML."""
 
     preset: Preset = "balanced"
-    """Settings that stand in where nothing else is given: ``balanced``; ``fast``, without optical flow; ``room``, for a
-    mostly empty scene; ``still``, for images that are not a camera's."""
+    """Settings that stand in where nothing else is given: ``balanced``; ``best``, finer and slower; ``fast``, without
+    optical flow; ``room``, for a mostly empty scene; ``still``, for images that are not a camera's."""
 
     model: ModelConfig = ModelConfig()
     """The autoencoder."""
