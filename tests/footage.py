@@ -18,6 +18,7 @@ TINY = {
         "comparator": None,
     },
     "disturb": False,
+    "relight": False,
     "batch": 8,
     "min_epoch_steps": 4,
     "precision": "fp32",

@@ -32,6 +32,7 @@ from trainer.footage import Footage, FootageReader, Part
 from trainer.losses import LossFunction, loss_function
 from trainer.model import Autoencoder, to_images
 from trainer.progress import StageProgress
+from trainer.relight import relight
 from trainer.run_folder import open_run, write_run
 from trainer.run_pictures import EpochRecord
 from trainer.settings import FitSettings
@@ -177,6 +178,8 @@ def _train(
                 _set_learning_rate(optimizer, settings.learning_rate, share)
                 frames = torch.from_numpy(training.clips(which, settings.model.clip_frames)).to(fabric.device)
                 images, position = _training_images(frames, detector.autoencoder, settings, chance)
+                if settings.relight:
+                    images = relight(images, settings.model, chance)
                 # The loss compares with the undisturbed input: what was put in is to be left out.
                 disturbed = disturb(images, settings.model, chance) if settings.disturb else images
                 disturbed = _add_noise(disturbed, settings.noise, noise).contiguous(memory_format=torch.channels_last)
