@@ -61,12 +61,14 @@ class Detector(nn.Module):
 
     cell_mean: Tensor
     cell_spread: Tensor
+    position: Tensor
 
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         config = autoencoder.config
         self.comparator = None if config.comparator is None else Comparator(config, config.comparator)
+        self.register_buffer("position", autoencoder.encoder.position, persistent=False)
         shape = (1 if config.motion == "none" else 2, *config.map_shape)
         self.register_buffer("cell_mean", torch.zeros(shape))
         self.register_buffer("cell_spread", torch.ones(shape))
@@ -95,7 +97,7 @@ class Detector(nn.Module):
         if self.comparator is None:
             return reconstruction, None
         if position is None:
-            position = self.autoencoder.encoder.position.expand(images.shape[0], -1, -1, -1)
+            position = self.position.expand(images.shape[0], -1, -1, -1)
         last = slice(-self.autoencoder.config.preprocessing.input_channels, None)
         seen = [images[:, last], reconstruction[:, last].detach().to(images.dtype), position.to(images.dtype)]
         return reconstruction, self.comparator(torch.cat(seen, 1))

@@ -92,6 +92,19 @@ def test_graphs_have_a_dynamic_batch_no_outside_weights_and_no_batch_norm(bundle
     assert "BatchNormalization" not in {node.op_type for node in encoder.graph.node}
 
 
+@pytest.fixture(scope="module")
+def comparing_run(tmp_path_factory):
+    model = {"bottleneck": "spatial", "motion": "flow-dis-1", "comparator": [8, 16, 16]}
+    return make_run(tmp_path_factory.mktemp("comparing"), epochs=40, model=model, disturb=True, relight=True)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_comparator_and_motion_are_exported_in_every_precision(comparing_run, tmp_path, precision):
+    manifest = build_bundle(comparing_run, tmp_path / "bundle", precision)
+    assert manifest.quality["auroc_disturbed_pytorch"] > 0.8
+    assert manifest.quality["auroc_loss"] <= {"fp32": 1e-4, "fp16": 0.002, "int8": 0.01}[precision]
+
+
 @pytest.mark.parametrize(("precision", "loss"), [("fp16", 0.002), ("int8", 0.01)])
 def test_smaller_precisions_say_what_they_lose(bundles, precision, loss):
     manifest = open_bundle(bundles / precision).manifest
