@@ -104,6 +104,11 @@ class Preprocessing(FrozenModel):
         return self.channels + MOTION_CHANNELS[self.motion]
 
     @property
+    def last_frame(self) -> slice:
+        """Channels of a clip's images that are the last frame's, its motion included."""
+        return slice(-self.input_channels, None)
+
+    @property
     def last_picture(self) -> slice:
         """Channels of a clip's images that are the last frame's own, its motion left out."""
         last = -self.input_channels

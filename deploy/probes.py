@@ -15,7 +15,7 @@ Where the footage holds nothing that moves, the first three cannot be made; nor 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import cv2
@@ -138,14 +138,13 @@ class ProbeMaker:
     def _fast(self, start: int) -> Probe | None:
         thing = self._find_thing()
         factor = self._random.uniform(2, 4)
-        return None if thing is None else self._moving("fast", start, thing, thing.pace * factor)
+        return None if thing is None else self._moving("fast", start, replace(thing, pace=thing.pace * factor))
 
     def _recoloured(self, start: int) -> Probe | None:
         thing = self._find_thing()
         if thing is None:
             return None
-        inverted = _Thing(255 - thing.patch, thing.opacity, thing.corner, thing.pace)
-        return self._moving("recoloured", start, inverted, thing.pace)
+        return self._moving("recoloured", start, replace(thing, patch=255 - thing.patch))
 
     def _foreign(self, start: int) -> Probe | None:
         thing = self._find_thing()
@@ -153,12 +152,12 @@ class ProbeMaker:
             return None
         rows, columns = thing.opacity.shape
         patch, opacity = self._piece(rows, columns, thing.corner)
-        return self._moving("foreign", start, _Thing(patch, opacity, thing.corner, thing.pace), thing.pace)
+        return self._moving("foreign", start, replace(thing, patch=patch, opacity=opacity))
 
     def _abandoned(self, start: int) -> Probe:
         corner, rows, columns = self._place()
         patch, opacity = self._piece(rows, columns, corner)
-        return self._moving("abandoned", start, _Thing(patch, opacity, corner, np.zeros(2)), np.zeros(2))
+        return self._moving("abandoned", start, _Thing(patch, opacity, corner, np.zeros(2)))
 
     def _missing(self, start: int) -> Probe | None:
         """Paint over that of several places where it changes most."""
@@ -193,8 +192,7 @@ class ProbeMaker:
         return self._probe("sped up", start, pictures[first : first + 3 * self._length : 3], None)
 
     def _reversed(self, start: int) -> Probe:
-        first = start + self._lead
-        return self._probe("reversed", start, self._footage.pictures[first : first + self._length][::-1], None)
+        return self._probe("reversed", start, self._after_lead(start)[::-1], None)
 
     def _covered(self, start: int) -> Probe:
         def dark(picture: Picture) -> Picture:
@@ -203,18 +201,17 @@ class ProbeMaker:
 
         return self._changed("covered", start, dark, None)
 
-    def _moving(self, kind: str, start: int, thing: _Thing, pace: npt.NDArray[np.float64]) -> Probe:
+    def _moving(self, kind: str, start: int, thing: _Thing) -> Probe:
         """Lay a thing over the footage, entering where it was found and staying within the picture."""
         height, width = self._background.shape[:2]
         rows, columns = thing.opacity.shape
         room = np.array([width - columns, height - rows], np.float64)
-        ends = thing.corner + pace * (self._length - 1)
+        ends = thing.corner + thing.pace * (self._length - 1)
         corner = thing.corner - np.clip(ends - room, 0, None) + np.clip(-ends, 0, None)
-        corners = [corner + pace * step for step in range(self._length)]
-        first = start + self._lead
+        corners = [corner + thing.pace * step for step in range(self._length)]
         pictures = [
             _laid_over(picture, thing.patch, thing.opacity, at)
-            for picture, at in zip(self._footage.pictures[first : first + self._length], corners, strict=True)
+            for picture, at in zip(self._after_lead(start), corners, strict=True)
         ]
         boxes = [Box(at[0], at[1], at[0] + columns, at[1] + rows) for at in corners]
         return self._probe(kind, start, pictures, boxes)
@@ -222,10 +219,12 @@ class ProbeMaker:
     def _changed(
         self, kind: str, start: int, change: Callable[[Picture], Picture], boxes: Sequence[Box] | None
     ) -> Probe:
+        return self._probe(kind, start, [change(picture) for picture in self._after_lead(start)], boxes)
+
+    def _after_lead(self, start: int) -> Sequence[Picture]:
+        """Pictures that a probe changes."""
         first = start + self._lead
-        return self._probe(
-            kind, start, [change(picture) for picture in self._footage.pictures[first:][: self._length]], boxes
-        )
+        return self._footage.pictures[first : first + self._length]
 
     def _probe(self, kind: str, start: int, pictures: Sequence[Picture], boxes: Sequence[Box] | None) -> Probe:
         lead = self._footage.pictures[start : start + self._lead]

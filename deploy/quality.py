@@ -9,11 +9,10 @@ the epoch by and to calibrate on. Test clips and their labels are read by the ev
 """
 
 import json
-import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -28,6 +27,7 @@ from contract.frame import FrameLimits, decode_frame
 from contract.manifest import Precision, open_bundle
 from contract.runtime import Detector
 from contract.window import ClipWindow
+from deploy.measured import data_folder, kept_results
 from exporter.build import build_bundle
 from trainer.datasets import Dataset, open_dataset
 from trainer.evaluate import evaluate, open_model
@@ -96,7 +96,7 @@ def quality(
     minutes: Annotated[float | None, typer.Option(help="Time of each fit in place of the preset's.")] = None,
 ) -> None:
     """Fit and measure, then write the table."""
-    root = data or Path(os.environ.get("FRAMEWATCH_DATA", "../shared/data"))
+    root = data_folder(data)
     numbers = _seeds(seeds)
     there = [method for method in METHODS if (root / method.folder).is_dir() and only in (None, method.folder)]
     if not there:
@@ -105,7 +105,7 @@ def quality(
         dataset = open_dataset(root / method.folder)
         for seed in numbers:
             _measure(method, dataset, seed, minutes, precisions=seed == numbers[0] and method.name in _EXPORTED)
-    PAGE.write_text(page(list(_results())), encoding="utf-8")
+    PAGE.write_text(page(list(kept_results(OUT))), encoding="utf-8")
     typer.echo(PAGE)
 
 
@@ -127,26 +127,22 @@ def _measure(method: Method, dataset: Dataset, seed: int, minutes: float | None,
     fit(dataset.train, str(method.folder), settings, folder / "run", _console)
     seconds = time.monotonic() - started
     metrics = evaluate(open_model(folder / "run", "auto"), dataset.test, dataset.labels, folder / "report", _console)
-    bundle = _bundle(folder, "fp32")
+    bundles = {precision: _bundle(folder, precision) for precision in (PRECISIONS if precisions else PRECISIONS[:1])}
     result = {
         "dataset": dataset.name,
         "method": method.name,
         "seed": seed,
         "command": method.command(seed),
         "fit_minutes": seconds / 60,
-        "milliseconds_a_frame": milliseconds_a_frame(bundle, dataset),
+        "milliseconds_a_frame": milliseconds_a_frame(bundles["fp32"], dataset),
         **{name: metrics.get(name) for name in (*FIGURES, "frame_auroc_untrained", "frame_auroc_untrained_flow")},
     }
     if precisions:
         result["exported"] = {
-            precision: evaluate(
-                open_model(_bundle(folder, precision), "auto"),
-                dataset.test,
-                dataset.labels,
-                folder / precision,
-                _console,
-            )["frame_auroc"]
-            for precision in PRECISIONS
+            precision: evaluate(open_model(bundle, "auto"), dataset.test, dataset.labels, folder / precision, _console)[
+                "frame_auroc"
+            ]
+            for precision, bundle in bundles.items()
         }
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
@@ -168,11 +164,6 @@ def milliseconds_a_frame(bundle: Path, dataset: Dataset) -> float:
         detector.score(window.push(decode_frame(frame.data, preprocessing, FrameLimits()))[None])
         taken.append((time.perf_counter() - started) * 1000)
     return float(np.median(taken))
-
-
-def _results() -> Iterator[dict[str, Any]]:
-    for path in sorted(OUT.glob("*/result.json")):
-        yield json.loads(path.read_text(encoding="utf-8"))
 
 
 def page(results: Sequence[dict[str, Any]]) -> str:

@@ -8,9 +8,8 @@ is found if an event covers it, with an anomalous cell at the thing, at the thre
 
 import json
 import math
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -24,6 +23,7 @@ from contract.clip import Clip
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
 from contract.source import open_source
+from deploy.measured import data_folder, kept_results
 from deploy.probes import KINDS, Box, Pictures, Probe, ProbeMaker
 from trainer.evaluate import open_model
 from trainer.fit import fit
@@ -72,14 +72,14 @@ def recall(
     only: Annotated[str | None, typer.Option(help="Part of the path of the footage to measure alone.")] = None,
 ) -> None:
     """Fit, count and write the table."""
-    root = data or Path(os.environ.get("FRAMEWATCH_DATA", "../shared/data"))
+    root = data_folder(data)
     chosen = [footage for footage in FOOTAGE if (root / footage.path).exists() and (only or "") in footage.path]
     if not chosen:
         raise ConfigError(f"--data {root} holds no ped2/train and no clips; name their folder or set FRAMEWATCH_DATA")
     settings = FitSettings(**{"preset": preset, "seed": seed, **({} if minutes is None else {"minutes": minutes})})
     for footage in chosen:
         _measure(root, footage, settings, probes)
-    PAGE.write_text(page(list(_results())), encoding="utf-8")
+    PAGE.write_text(page(list(kept_results(OUT))), encoding="utf-8")
     typer.echo(PAGE)
 
 
@@ -174,11 +174,6 @@ def _cells(box: Box, height: int, width: int, shape: tuple[int, ...]) -> np.ndar
     left, right = (math.floor(side / width * columns) for side in (box.left, box.right))
     cells[max(top - 1, 0) : bottom + 2, max(left - 1, 0) : right + 2] = True
     return cells
-
-
-def _results() -> Iterator[dict[str, Any]]:
-    for path in sorted(OUT.glob("*/result.json")):
-        yield json.loads(path.read_text(encoding="utf-8"))
 
 
 def page(results: Sequence[dict[str, Any]]) -> str:

@@ -98,7 +98,7 @@ class Detector(nn.Module):
             return reconstruction, None
         if position is None:
             position = self.position.expand(images.shape[0], -1, -1, -1)
-        last = slice(-self.autoencoder.config.preprocessing.input_channels, None)
+        last = self.autoencoder.config.preprocessing.last_frame
         seen = [images[:, last], reconstruction[:, last].detach().to(images.dtype), position.to(images.dtype)]
         return reconstruction, self.comparator(torch.cat(seen, 1))
 

@@ -81,7 +81,7 @@ def put_in(disturbed: Tensor, images: Tensor, config: ModelConfig) -> Tensor:
     Returns:
         Shape (batch, 1, height / 8, width / 8): 0 for nothing, 1 for what is plain to see.
     """
-    last = slice(-config.preprocessing.input_channels, None)
+    last = config.preprocessing.last_frame
     change = (disturbed[:, last] - images[:, last]) * 255
     picture = change[:, : config.channels].abs().mean(1, keepdim=True) / _PLAIN_LEVELS
     shares = functional.avg_pool2d(picture, CELL_PX)

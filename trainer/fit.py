@@ -177,7 +177,7 @@ def _train(
                     break
                 _set_learning_rate(optimizer, settings.learning_rate, share)
                 frames = torch.from_numpy(training.clips(which, settings.model.clip_frames)).to(fabric.device)
-                images, position = _training_images(frames, detector.autoencoder, settings, chance)
+                images, position = _training_images(frames, detector.position, settings, chance)
                 if settings.relight:
                     images = relight(images, settings.model, chance)
                 # The loss compares with the undisturbed input: what was put in is to be left out.
@@ -242,13 +242,13 @@ def _epoch_order(
 
 
 def _training_images(
-    frames: torch.Tensor, autoencoder: Autoencoder, settings: FitSettings, chance: torch.Generator
+    frames: torch.Tensor, position: torch.Tensor, settings: FitSettings, chance: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Whole frames, or crops of them with their position, as images."""
     if settings.crop_px is None or settings.model.bottleneck == "frame":
         return to_images(frames), None
-    crops, position = take_crops(frames, autoencoder.encoder.position, settings.crop_px, settings.model, chance)
-    return to_images(crops), position
+    crops, places = take_crops(frames, position, settings.crop_px, settings.model, chance)
+    return to_images(crops), places
 
 
 def _loss(
