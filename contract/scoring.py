@@ -32,7 +32,6 @@ _MAX_SCORE = 100.0
 _PRIOR_FRAMES = 20
 _SPREAD_FLOOR_SHARE = 0.1
 _LEAST_SPREAD = 1e-6
-_MOTION_WEIGHT = 0.8
 _NEIGHBOURHOODS_CELLS = (1.0, 4.0)
 _HIGH_SHARE = 0.95
 _ASIDE_VALUES = 5
@@ -127,6 +126,16 @@ class Calibration(FrozenModel):
             raise ValueError("false_events_per_day_low is above false_events_per_day_high")
         return self
 
+    def threshold_for(self, false_events_per_day: float) -> float:
+        """Score from which frames are anomalous where another budget is allowed.
+
+        Args:
+            false_events_per_day: Events a camera and day, above 0; footage that does not show so few is extrapolated.
+        """
+        blocks_an_event = SECONDS_A_DAY / (false_events_per_day * self.block_seconds)
+        z = self.event_tail.location + self.event_tail.scale * math.log(blocks_an_event)
+        return max(float(z_to_score(z)), self.release_threshold)
+
     @property
     def budget_per_frame(self) -> float:
         """False events that the budget allows a frame."""
@@ -187,7 +196,7 @@ def cell_statistics(errors: FloatArray, by_place: Sequence[bool]) -> tuple[Float
 
     A cell is expected to vary at least as much as the cells around it do: one that happened to hold still would
     otherwise call the first thing that crosses it an anomaly. Where there are two streams, the second's spreads are
-    scaled so that its highest cells of normal frames stand nearly as far out as the first's.
+    scaled so that its highest cells of normal frames stand as far out as the first's.
 
     Args:
         errors: float32 of shape (frames, streams, rows, columns).
@@ -203,7 +212,7 @@ def cell_statistics(errors: FloatArray, by_place: Sequence[bool]) -> tuple[Float
     mean, spread = (np.stack(values) for values in zip(*by_stream, strict=True))
     highest = np.quantile(((errors - mean) / spread).max((2, 3)), _HIGH_SHARE, axis=0)  # (streams,)
     for stream in range(1, len(spread)):
-        spread[stream] *= max(float(highest[stream]), 1.0) / max(float(highest[0]), 1.0) / _MOTION_WEIGHT
+        spread[stream] *= max(float(highest[stream]), 1.0) / max(float(highest[0]), 1.0)
     return mean.astype(np.float32), spread.astype(np.float32)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contract.frame import FLOW_FRAMES, FLOW_NEUTRAL, FLOW_STEPS_A_PIXEL
-from trainer.model import CELL_PX, Autoencoder, ModelConfig, to_images
+from trainer.model import CELL_PX, Autoencoder, ModelConfig, pictures_and_motion, to_images
 
 _PLACE_PX: Final = 4
 _RESIDUAL_PX: Final = 12
@@ -167,22 +167,24 @@ def pooled_motion(images: Tensor, config: ModelConfig) -> Tensor:
     """How fast what moves around each cell is: length of the flow, in pixels a frame, or difference, in grey levels.
 
     The mean over a neighbourhood about as large as a person, each place weighted by how fast it is itself: something
-    fast counts as much among things that rest as among others that move.
+    fast counts as much among things that rest as among others that move. Averaged over the clip's frames.
 
     Args:
         images: Shape (batch, clip_frames * input_channels, height, width).
-        config: Says which channels are the last frame's motion.
+        config: Says which channels are motion.
 
     Returns:
         Shape (batch, rows, columns).
     """
+    motion = pictures_and_motion(images, config)[1].flatten(0, 1) * 255
     if config.motion == "difference-1":
-        places, slow = _places(images[:, -1:] * 255), _SLOW_LEVELS
+        places, slow = _places(motion), _SLOW_LEVELS
     else:
-        flow = (images[:, -2:] * 255 - FLOW_NEUTRAL) / (FLOW_STEPS_A_PIXEL * FLOW_FRAMES)
+        flow = (motion - FLOW_NEUTRAL) / (FLOW_STEPS_A_PIXEL * FLOW_FRAMES)
         places, slow = _places(torch.sqrt(torch.square(flow).sum(1, keepdim=True) + _ERROR_FLOOR)), _SLOW_PX_A_FRAME
     around_px = config.height * _MOTION_SHARE
-    return _cells(_around(torch.square(places), around_px) / (_around(places, around_px) + slow))
+    speeds = _cells(_around(torch.square(places), around_px) / (_around(places, around_px) + slow))
+    return speeds.reshape(images.shape[0], config.clip_frames, *speeds.shape[1:]).mean(1)
 
 
 def _places(values: Tensor) -> Tensor:

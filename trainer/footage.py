@@ -23,11 +23,16 @@ MIN_FRAMES = 24
 """Fewer frames than this cannot be split into parts that mean anything."""
 
 _MIN_SEGMENT = 10
+_MIN_WHOLE_STRETCHES = 8
+_MAX_SHARE_OFF = 0.4
 _MAX_GUARD_SHARE = 0.05
 _LONG_GAP_STEPS = 10
 _MAX_BAD_SHARE = 0.01
 _FINGERPRINT_FRAMES = 256
 _log = logging.getLogger(__name__)
+
+_Spans = tuple[list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, int]]]
+"""First and last place, the latter left out, of what is in training, validation and calibration parts."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +111,16 @@ class Footage:
         return digest.hexdigest()
 
     def split(self, validation_share: float, calibration_share: float, guard_seconds: float) -> tuple[Part, Part, Part]:
-        """Split every segment in time: training, guard, validation, guard, calibration.
+        """Split into training, validation and calibration parts.
 
-        Segments of fewer than ten frames train only.
+        Where there are eight stretches or more, whole ones are held out, evenly over the footage: what a stretch shows
+        at its end was there before, and redrawn better than what comes another day. Otherwise every stretch is split in
+        time: training, guard, validation, guard, calibration. Stretches of fewer than ten frames train only.
 
         Args:
-            validation_share: Of each segment's frames, above 0; together with the next at most 0.8.
-            calibration_share: Of each segment's frames, above 0.
-            guard_seconds: Footage left out between parts, seconds; at most a twentieth of the segment each time.
+            validation_share: Of the frames, above 0; together with the next at most 0.8.
+            calibration_share: Of the frames, above 0.
+            guard_seconds: Footage left out between parts, seconds; at most a twentieth of the stretch each time.
 
         Returns:
             Training, validation and calibration parts; no frame and no clip is in two.
@@ -121,7 +128,36 @@ class Footage:
         Raises:
             FootageError: The footage is too short to give each part frames.
         """
-        spans: tuple[list[tuple[int, int]], ...] = ([], [], [])
+        spans = self._split_by_stretch(validation_share, calibration_share) or self._split_in_time(
+            validation_share, calibration_share, guard_seconds
+        )
+        parts = tuple(self._part(span) for span in spans)
+        if min(len(part) for part in parts) < 2:
+            raise FootageError(
+                f"{len(self.frames)} frames are too few to train, validate and calibrate on; "
+                f"give one unbroken stretch of {MIN_FRAMES} frames or more"
+            )
+        return parts[0], parts[1], parts[2]
+
+    def _split_by_stretch(self, validation_share: float, calibration_share: float) -> _Spans | None:
+        """Give each stretch to the part that is furthest behind its share; None where that leaves one far from it."""
+        spans: _Spans = ([], [], [])
+        shares = np.array([1 - validation_share - calibration_share, validation_share, calibration_share])
+        long = [segment for segment in self.segments if segment.stop - segment.start >= _MIN_SEGMENT]
+        if len(long) < _MIN_WHOLE_STRETCHES:
+            return None
+        owed = np.zeros(3)
+        for segment in self.segments:
+            length = segment.stop - segment.start
+            owed += shares * length
+            part = int(np.argmax(owed)) if length >= _MIN_SEGMENT else 0
+            owed[part] -= length
+            spans[part].append((segment.start, segment.stop))
+        far = np.abs(owed) > _MAX_SHARE_OFF * shares * len(self.frames)
+        return None if far.any() else spans
+
+    def _split_in_time(self, validation_share: float, calibration_share: float, guard_seconds: float) -> _Spans:
+        spans: _Spans = ([], [], [])
         for segment in self.segments:
             length = segment.stop - segment.start
             if length < _MIN_SEGMENT:
@@ -133,13 +169,7 @@ class Footage:
             spans[0].append((segment.start, max(validation - guard, segment.start + 1)))
             spans[1].append((validation, calibration - guard))
             spans[2].append((calibration, segment.stop))
-        parts = tuple(self._part(span) for span in spans)
-        if min(len(part) for part in parts) < 2:
-            raise FootageError(
-                f"{len(self.frames)} frames are too few to train, validate and calibrate on; "
-                f"give one unbroken stretch of {MIN_FRAMES} frames or more"
-            )
-        return parts[0], parts[1], parts[2]
+        return spans
 
     def _part(self, spans: Sequence[tuple[int, int]]) -> Part:
         places = [np.arange(start, stop) for start, stop in spans]

@@ -89,11 +89,12 @@ def test_the_same_seed_makes_the_same_probes(street):
     assert all(np.array_equal(*pair) for pair in zip(one.clip.pictures, two.clip.pictures, strict=True))
 
 
-def stretch(scores: list[float], maps: np.ndarray) -> ScoredStretch:
+def found(probe: Probe, scores: list[float], maps: np.ndarray) -> bool:
     values, none = np.array(scores), np.zeros(0)
     events = track_events(values, EventRule(min_frames=2), 3, 2)
     places = np.arange(len(scores))
-    return ScoredStretch("a", places, places * 100, values, maps.astype(np.float16), none, none, None, events)
+    stretch = ScoredStretch("a", places, places * 100, values, maps.astype(np.float16), none, none, None, [])
+    return is_found(probe, stretch, events, 3)
 
 
 def test_a_probe_is_found_by_an_event_over_it_and_at_it():
@@ -101,13 +102,13 @@ def test_a_probe_is_found_by_an_event_over_it_and_at_it():
     probe = Probe("abandoned", clip, 2, [Box(32, 32, 47, 47)] * 4)
     maps = np.zeros((6, 8, 12))
     maps[3:5, 4, 4] = 5
-    assert is_found(probe, stretch([0, 0, 0, 5, 5, 0], maps), 3)
-    assert not is_found(probe, stretch([0, 0, 0, 5, 0, 0], maps), 3)
+    assert found(probe, [0, 0, 0, 5, 5, 0], maps)
+    assert not found(probe, [0, 0, 0, 5, 0, 0], maps)
     elsewhere = np.zeros((6, 8, 12))
     elsewhere[3:5, 0, 11] = 5
-    assert not is_found(probe, stretch([0, 0, 0, 5, 5, 0], elsewhere), 3)
-    assert is_found(Probe("covered", clip, 2, None), stretch([0, 0, 0, 5, 5, 0], elsewhere), 3)
-    assert not is_found(Probe("covered", clip, 5, None), stretch([0, 5, 5, 0, 0, 0], np.roll(elsewhere, -2, 0)), 3)
+    assert not found(probe, [0, 0, 0, 5, 5, 0], elsewhere)
+    assert found(Probe("covered", clip, 2, None), [0, 0, 0, 5, 5, 0], elsewhere)
+    assert not found(Probe("covered", clip, 5, None), [0, 5, 5, 0, 0, 0], np.roll(elsewhere, -2, 0))
 
 
 def test_footage_is_parted_in_time(street):
@@ -123,16 +124,20 @@ def test_pictures_survive_their_encoding(street):
     assert np.abs(again.pictures[7].astype(int) - street.pictures[7]).mean() < 4
 
 
-def test_the_page_has_a_row_for_each_footage():
-    allowed = {"false_events_per_day": 0.01, "false_events_per_day_low": 0.001, "false_events_per_day_high": 0.2}
-    found = {kind: [3, 10] for kind in KINDS} | {"fast": [0, 0]}
+def test_the_page_has_two_rows_for_each_footage():
+    counts = {kind: [3, 10] for kind in KINDS} | {"fast": [0, 0]}
+    budgets = [
+        {"false_events_per_day": budget, "false_events": 0, "allowed": budget / 100, "found": counts}
+        for budget in (1, 24)
+    ]
     result = {
         "footage": "clips/a.mp4", "preset": "balanced", "minutes": 5.0, "fitted_seconds": 60.0, "scored_seconds": 40.0,
-        "false_events": 0, "allowed": allowed, "found": found,
+        "allowed_low_high": [0.001, 0.2], "budgets": budgets,
     }  # fmt: skip
     rows = [line for line in page([result]).splitlines() if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1
-    assert "| clips/a.mp4 | balanced, 5 | 60, 40 | 0 | 0.01, 0.001 to 0.2 | none to make | 3 of 10 |" in rows[-1]
+    assert "| clips/a.mp4 | balanced, 5 | 60, 40 | 1 | 0 | 0.01, 0.001 to 0.2 | none to make | 3 of 10 |" in rows[-2]
+    assert "| 24 | 0 | 0.24 | none to make | 3 of 10 |" in rows[-1]
 
 
 def test_a_folder_without_footage_is_one_line_and_exit_2(tmp_path):

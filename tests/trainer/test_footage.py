@@ -8,7 +8,7 @@ from contract.errors import ConfigError, FootageError
 from contract.frame import FrameLimits, Preprocessing
 from contract.source import VideoClip, open_source
 from tests.footage import write_scene
-from trainer.footage import FootageReader
+from trainer.footage import Footage, FootageReader, Segment
 from trainer.settings import FitSettings
 
 
@@ -59,6 +59,32 @@ def test_a_part_says_where_another_stretch_begins(tmp_path):
     for part, lengths in zip(footage.split(0.2, 0.2, 0), ([12, 24, 17], [4, 8, 6], [4, 8, 6]), strict=True):
         assert [len(stretch) for stretch in np.split(part.places, part.breaks())] == lengths
         assert all((np.diff(stretch) == 1).all() for stretch in np.split(part.places, part.breaks()))
+
+
+def stretches(*lengths):
+    stops = np.cumsum(lengths)
+    segments = [Segment(str(stop), stop - length, stop) for length, stop in zip(lengths, stops, strict=True)]
+    return Footage(np.zeros((stops[-1], 2, 2, 1), np.uint8), segments, 10.0, [])
+
+
+def test_of_many_stretches_whole_ones_are_held_out_evenly():
+    footage = stretches(*[40] * 20, 5)
+    parts = footage.split(0.15, 0.2, 0.5)
+    assert [len(part) for part in parts] == [13 * 40 + 5, 3 * 40, 4 * 40]
+    held_out = [sorted({place // 40 for place in part.places.tolist()}) for part in parts[1:]]
+    for chosen in held_out:
+        assert np.diff([-2, *chosen, 21]).max() <= 9
+    owners = np.concatenate([np.full(len(part), which) for which, part in enumerate(parts)])
+    owner_of = dict(zip(np.concatenate([part.places for part in parts]).tolist(), owners.tolist(), strict=True))
+    assert all(len({owner_of[place] for place in range(s.start, s.stop)}) == 1 for s in footage.segments)
+
+
+@pytest.mark.parametrize("lengths", [[40] * 7, [2000, *[20] * 9], [5] * 30 + [200]])
+def test_few_or_unequal_stretches_are_split_in_time(lengths):
+    footage = stretches(*lengths)
+    longest = max(footage.segments, key=lambda segment: segment.stop - segment.start)
+    for part in footage.split(0.15, 0.2, 0.5):
+        assert any(longest.start <= place < longest.stop for place in part.places)
 
 
 def test_the_rate_comes_from_capture_times(tmp_path):

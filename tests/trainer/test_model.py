@@ -122,6 +122,14 @@ def test_flow_is_measured_in_pixels_a_frame_the_slow_counting_less():
     assert motion[0, 0, 0].item() == pytest.approx(0, abs=2e-3)
 
 
+@pytest.mark.parametrize(("motion", "channels"), [("flow-dis-1", 3), ("difference-1", 2)])
+def test_motion_is_averaged_over_the_clip(motion, channels):
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3 * channels, 64, 96, generator=random)
+    apart = [pooled_motion(frame, config(motion=motion)) for frame in images.split(channels, 1)]
+    assert torch.allclose(pooled_motion(images, config(motion=motion, clip_frames=3)), sum(apart) / 3, atol=1e-5)
+
+
 def test_something_fast_counts_about_as_much_alone_as_in_a_crowd():
     alone = torch.full((1, 3, 64, 96), 128.0)
     alone[:, 1, 28:36, 44:52] += 4 * 16

@@ -252,3 +252,11 @@ def test_the_threshold_is_the_event_tail_s_level_at_the_budget():
     z = float(score_to_z(calibration.threshold))
     expected = blocks_a_day * math.exp(-(z - calibration.event_tail.location) / calibration.event_tail.scale)
     assert expected == pytest.approx(20)
+
+
+def test_another_budget_s_threshold_needs_no_footage():
+    scores = made("clustered", 20_000)
+    one, ten = (fitted([scores], budget) for budget in (2, 20))
+    assert one.threshold_for(2) == pytest.approx(one.threshold)
+    assert ten.threshold_for(2) == pytest.approx(one.threshold, rel=0.1)
+    assert one.threshold_for(80_000) == one.release_threshold
