@@ -209,7 +209,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         "",
         "Written by `make recall`. The first 60% of each footage is fitted and calibrated on, without labels, with the",
         "default budget of one false event a day; the rest is scored as it is, and with probes of 2.5 seconds put",
-        "into it, as `deploy/probes.py` says. A probe is found if an event covers it with an anomalous cell at what was",
+        "into it, as `deploy/probes.py` says. A probe is found if an event covers it with a cell at what was",
         "put in. The second row of each is the threshold of one false event an hour. None of this footage is long",
         "enough to show its budget: the threshold is extrapolated, and the interval says how far off it may be.",
         "",
