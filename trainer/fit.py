@@ -21,7 +21,6 @@ from contract import __version__
 from contract.clip import Clip
 from contract.errors import ConfigError, TrainingError
 from contract.source import without_credentials
-from trainer.augment import SPARE_PX, augment, resize
 from trainer.budget import require_support
 from trainer.calibrate import calibrate_detector, take_samples
 from trainer.checkpoint import LAST_NAME, Checkpoint, load_tensors, save_atomically
@@ -33,6 +32,7 @@ from trainer.footage import Footage, FootageReader, Part
 from trainer.losses import LossFunction, loss_function
 from trainer.model import Autoencoder, to_images
 from trainer.progress import StageProgress
+from trainer.relight import relight
 from trainer.run_folder import open_run, write_run
 from trainer.run_pictures import EpochRecord
 from trainer.settings import FitSettings
@@ -178,6 +178,8 @@ def _train(
                 _set_learning_rate(optimizer, settings.learning_rate, share)
                 frames = torch.from_numpy(training.clips(which, settings.model.clip_frames)).to(fabric.device)
                 images, position = _training_images(frames, detector.position, settings, chance)
+                if settings.relight:
+                    images = relight(images, settings.model, chance)
                 # The loss compares with the undisturbed input: what was put in is to be left out.
                 disturbed = disturb(images, settings.model, chance) if settings.disturb else images
                 disturbed = _add_noise(disturbed, settings.noise, noise).contiguous(memory_format=torch.channels_last)
@@ -242,17 +244,11 @@ def _epoch_order(
 def _training_images(
     frames: torch.Tensor, position: torch.Tensor, settings: FitSettings, chance: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Whole frames, or crops of them with their position, as images; varied where that is set."""
-    model = settings.model
-    if settings.crop_px is None or model.bottleneck == "frame":
-        images, places = to_images(frames), None
-    else:
-        spare = SPARE_PX if settings.augment and min(model.height, model.width) >= settings.crop_px + SPARE_PX else 0
-        crops, places = take_crops(frames, position, settings.crop_px + spare, model, chance)
-        images = to_images(crops)
-        if settings.augment:
-            images, places = resize(images, places, spare, model, chance)
-    return augment(images, model, chance) if settings.augment else images, places
+    """Whole frames, or crops of them with their position, as images."""
+    if settings.crop_px is None or settings.model.bottleneck == "frame":
+        return to_images(frames), None
+    crops, places = take_crops(frames, position, settings.crop_px, settings.model, chance)
+    return to_images(crops), places
 
 
 def _loss(

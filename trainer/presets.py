@@ -20,7 +20,7 @@ PRESETS: Final[dict[Preset, dict[str, Any]]] = {
             "comparator": None,
         },
         "disturb": False,
-        "augment": False,
+        "relight": False,
         "batch": 32,
         "minutes": 2.0,
     },

@@ -36,9 +36,8 @@ class FitSettings(Settings):
     disturb: bool = True
     """Whether things that were never there are put into the training frames, to be redrawn without them."""
 
-    augment: bool = True
-    """Whether the training frames are also shown in other light, size and sharpness, so that a cloud or a person who
-    was not in the footage is not an anomaly."""
+    relight: bool = True
+    """Whether the training frames are also shown in other light, so that a cloud or a lamp is not an anomaly."""
 
     crop_px: int | None = Field(default=64, ge=32, le=2048)
     """Side of the crops that are trained on, pixels, most of them where something moves; null for whole frames. The
