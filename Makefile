@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help install demo quality recall test lint types imports unit lock clean
+.PHONY: help install demo quality recall ablation test lint types imports unit lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,6 +30,9 @@ quality: $(STAMP)  ## fit and measure on public labelled footage (FRAMEWATCH_DAT
 recall: $(STAMP)  ## fit on footage without labels, count what is found of what is put into it, write docs/benchmarks/recall.md
 	@$(BIN)/python -m deploy.recall $(ARGS)
 
+ablation: $(STAMP)  ## fit variants of the model, compare them without labels, write docs/benchmarks/ablation.md
+	@$(BIN)/python -m deploy.ablation $(ARGS)
+
 test: lint types imports unit  ## linters, types, import contracts, unit and integration tests
 
 lint: $(STAMP)
@@ -50,4 +53,4 @@ lock: $(STAMP)  ## resolve pyproject.toml into requirements.lock again
 	    pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what the targets made
-	rm -rf .venv .cache demo-out quality-out recall-out dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .cache demo-out quality-out recall-out ablation-out dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

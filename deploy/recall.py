@@ -10,48 +10,30 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import cv2
 import numpy as np
 import typer
 from rich.console import Console
 
-from contract.clip import Clip
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
 from contract.scoring import SECONDS_A_DAY
-from contract.source import open_source
 from deploy.measured import data_folder, kept_results
-from deploy.probes import KINDS, Box, Pictures, Probe, ProbeMaker
+from deploy.probed import Footage, ScoredProbes, put_probes, score_probes
+from deploy.probes import KINDS, Box, Pictures, Probe
 from trainer.evaluate import open_model
 from trainer.fit import fit
 from trainer.metrics import FoundEvent, track_events
-from trainer.scored import ScoredStretch, ScoringModel, score_footage
+from trainer.scored import ScoredStretch, ScoringModel
 from trainer.settings import FitSettings
 
 OUT: Final = Path("recall-out")
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "recall.md"
-_MOST_ROWS: Final = 480
-_FIT_SHARE: Final = 0.6
 BUDGETS: Final = (1.0, 24.0)
 """False events a day: the default, and one an hour."""
-
-
-@dataclass(frozen=True)
-class Footage:
-    """Footage without labels.
-
-    Attributes:
-        path: Within the data.
-        foreign: Footage that foreign pieces are cut from, within the data.
-    """
-
-    path: str
-    foreign: str = "clips/car-detection.mp4"
 
 
 FOOTAGE: Final = (
@@ -92,75 +74,35 @@ def _measure(root: Path, footage: Footage, settings: FitSettings, probes: int) -
     if (folder / "result.json").is_file():
         return
     _console.print(f"{footage.path}: {settings.preset}", highlight=False)
-    before, after = split([read_pictures(clip) for clip in open_source(str(root / footage.path))])
-    foreign = read_pictures(open_source(str(root / footage.foreign))[0]).pictures[::20]
-    fit(before, footage.path, settings, folder / "run", _console)
+    probed = put_probes(root, footage, KINDS, probes, settings.seed)
+    fit(probed.before, footage.path, settings, folder / "run", _console)
     model = open_model(folder / "run", "auto")
-    long_enough = [clip for clip in after if len(clip.pictures) / clip.frames_per_second > 5]
-    makers = [ProbeMaker(clip, foreign, settings.seed + number) for number, clip in enumerate(long_enough)]
-    normal = score_footage(model, after, None, _console).stretches
-    scored = [(probe, score_footage(model, [probe.clip], None, Console(quiet=True)).stretches[0])
-              for probe in _probes(makers, probes)]  # fmt: skip
+    scored = score_probes(model, probed, _console)
+    seconds = _seconds(probed.after)
     result = {
         "footage": footage.path,
         "preset": settings.preset,
         "minutes": settings.minutes,
         "seed": settings.seed,
-        "fitted_seconds": _seconds(before),
-        "scored_seconds": _seconds(after),
+        "fitted_seconds": _seconds(probed.before),
+        "scored_seconds": seconds,
         "allowed_low_high": [
-            rate * _seconds(after) / SECONDS_A_DAY
+            rate * seconds / SECONDS_A_DAY
             for rate in (model.calibration.false_events_per_day_low, model.calibration.false_events_per_day_high)
         ],
-        "budgets": [_at_budget(model, budget, normal, scored, _seconds(after)) for budget in BUDGETS],
+        "budgets": [_at_budget(model, budget, scored, seconds) for budget in BUDGETS],
     }
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def read_pictures(clip: Clip) -> Pictures:
-    """Decode a clip, at most 480 rows high; its rate is that of its capture times."""
-    pictures, times = [], []
-    for frame in clip.frames():
-        picture = cv2.imdecode(np.frombuffer(frame.data, np.uint8), cv2.IMREAD_COLOR)
-        assert picture is not None  # noqa: S101 - a source encodes what it decoded itself
-        height, width = picture.shape[:2]
-        if height > _MOST_ROWS:
-            size = round(width * _MOST_ROWS / height), _MOST_ROWS
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        pictures.append(np.asarray(picture, np.uint8))
-        times.append(frame.captured_at_ms)
-    return Pictures(clip.name, pictures, 1000 / float(np.median(np.diff(times))))
-
-
-def split(clips: Sequence[Pictures]) -> tuple[list[Pictures], list[Pictures]]:
-    """Part footage in time at 60%: several clips between two of them, one clip within it."""
-    if len(clips) > 1:
-        cut = math.ceil(len(clips) * _FIT_SHARE)
-        return list(clips[:cut]), list(clips[cut:])
-    [clip] = clips
-    cut = round(len(clip.pictures) * _FIT_SHARE)
-    return (
-        [Pictures(clip.name, clip.pictures[:cut], clip.frames_per_second)],
-        [Pictures(clip.name, clip.pictures[cut:], clip.frames_per_second)],
-    )
 
 
 def _seconds(clips: Sequence[Pictures]) -> float:
     return sum(len(clip.pictures) / clip.frames_per_second for clip in clips)
 
 
-def _probes(makers: Sequence[ProbeMaker], count: int) -> Iterator[Probe]:
-    """So many of each kind, each maker in turn; fewer where one cannot be made."""
-    for kind in KINDS:
-        made = (makers[number % len(makers)].make(kind) for number in range(count))
-        yield from (probe for probe in made if probe is not None)
-
-
 def _at_budget(
     model: ScoringModel,
     budget: float,
-    normal: Sequence[ScoredStretch],
-    scored: Sequence[tuple[Probe, ScoredStretch]],
+    scored: ScoredProbes,
     seconds: float,
 ) -> dict[str, Any]:
     """Count false events, and probes found, by kind, at a budget's threshold."""
@@ -170,11 +112,13 @@ def _at_budget(
     def events(stretch: ScoredStretch) -> list[FoundEvent]:
         return track_events(stretch.scores, model.event_rule, threshold, calibration.release_threshold)
 
-    found = Counter(probe.kind for probe, stretch in scored if is_found(probe, stretch, events(stretch), threshold))
-    made = Counter(probe.kind for probe, _ in scored)
+    found = Counter(
+        probe.kind for probe, stretch in scored.probes if is_found(probe, stretch, events(stretch), threshold)
+    )
+    made = Counter(probe.kind for probe, _ in scored.probes)
     return {
         "false_events_per_day": budget,
-        "false_events": sum(len(events(stretch)) for stretch in normal),
+        "false_events": sum(len(events(stretch)) for stretch in scored.normal),
         "allowed": budget * seconds / SECONDS_A_DAY,
         "found": {kind: [found[kind], made[kind]] for kind in KINDS},
     }

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from contract.event import EventRule
+from deploy.probed import read_pictures, split
 from deploy.probes import KINDS, Box, Pictures, Probe, ProbeMaker
-from deploy.recall import is_found, page, read_pictures, split
+from deploy.recall import is_found, page
 from trainer.metrics import track_events
 from trainer.scored import ScoredStretch
 
