@@ -195,8 +195,8 @@ def cell_statistics(errors: FloatArray, by_place: Sequence[bool]) -> tuple[Float
     """Mean and spread of each cell's error over normal frames.
 
     A cell is expected to vary at least as much as the cells around it do: one that happened to hold still would
-    otherwise call the first thing that crosses it an anomaly. Where there are two streams, the second's spreads are
-    scaled so that its highest cells of normal frames stand as far out as the first's.
+    otherwise call the first thing that crosses it an anomaly. Where there are several streams, the spreads of
+    all but the first are scaled so that their highest cells of normal frames stand as far out as the first's.
 
     Args:
         errors: float32 of shape (frames, streams, rows, columns).

@@ -71,7 +71,7 @@ VARIANTS: Final = (
     Variant("no motion", {"motion": "none"}),
     Variant("input 192x288", {"height": 192, "width": 288}),
     Variant("whole frames, no crops where things move", {}, {"crop_px": None, "batch": 16}),
-    Variant("always in the light of the footage", {}, {"relight": False}),
+    Variant("always in the light of the footage", {}, {"augment": False}),
     Variant("comparator twice as wide", {"comparator": (48, 96, 128)}),
 )
 

@@ -87,7 +87,7 @@ def room_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "height": 64, "width": 96, "widths": [16, 32, 64], "latent": 16,
         "bottleneck": "spatial", "motion": "flow-dis-1", "comparator": [16, 32, 32],
     }  # fmt: skip
-    settings = tiny_settings(epochs=6, disturb=True, relight=True, model=model)
+    settings = tiny_settings(epochs=6, disturb=True, augment=True, model=model)
     fit(open_source(source), source, settings, folder / "run", Console(quiet=True))
     build_bundle(folder / "run", folder / "bundle", name="room")
     return folder / "bundle"

@@ -18,7 +18,7 @@ TINY = {
         "comparator": None,
     },
     "disturb": False,
-    "relight": False,
+    "augment": False,
     "batch": 8,
     "min_epoch_steps": 4,
     "precision": "fp32",

@@ -47,10 +47,10 @@ class Comparator(nn.Module):
 class Detector(nn.Module):
     """The whole path from uint8 frames to calibrated scores, in one graph.
 
-    It sees by one or two streams: ``appearance``, what the comparator says of the last frame and its reconstruction, or
-    their pooled residual where there is no comparator; and ``motion``, how fast what moves there is, where the model is
-    given motion. Each is counted in its own spreads over normal footage, and the map shows the one that stands out
-    most.
+    It sees by up to three streams: ``comparator``, what the comparator says of the last frame and its reconstruction,
+    where there is one; ``residual``, their pooled difference; and ``motion``, how fast what moves there is, where the
+    model is given motion. Each is counted in its own spreads over normal footage, and the map shows the root of the sum
+    of squares of what stands out: what stands out in two ways at one place does so more.
 
     Attributes:
         autoencoder: The model.
@@ -69,7 +69,7 @@ class Detector(nn.Module):
         config = autoencoder.config
         self.comparator = None if config.comparator is None else Comparator(config, config.comparator)
         self.register_buffer("position", autoencoder.encoder.position, persistent=False)
-        shape = (1 if config.motion == "none" else 2, *config.map_shape)
+        shape = (len(self.by_place), *config.map_shape)
         self.register_buffer("cell_mean", torch.zeros(shape))
         self.register_buffer("cell_spread", torch.ones(shape))
 
@@ -79,8 +79,9 @@ class Detector(nn.Module):
 
         The comparator is shown the place and has learnt what to expect there; its logits mean the same everywhere.
         """
-        appearance = self.comparator is None
-        return (appearance,) if self.autoencoder.config.motion == "none" else (appearance, True)
+        compared = () if self.comparator is None else (False,)
+        moved = () if self.autoencoder.config.motion == "none" else (True,)
+        return (*compared, True, *moved)
 
     def redraw_and_compare(self, images: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Redraw images, or crops of them, and compare; what a fit trains.
@@ -114,8 +115,9 @@ class Detector(nn.Module):
         images = to_images(frames)
         config = self.autoencoder.config
         reconstruction, logits = self.redraw_and_compare(images)
-        appearance = pooled_residual(reconstruction, images, config) if logits is None else logits.float().squeeze(1)
-        return torch.stack([appearance, *([] if config.motion == "none" else [pooled_motion(images, config)])], 1)
+        compared = [] if logits is None else [logits.float().squeeze(1)]
+        moved = [] if config.motion == "none" else [pooled_motion(images, config)]
+        return torch.stack([*compared, pooled_residual(reconstruction, images, config), *moved], 1)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Score clips of frames.
@@ -127,7 +129,10 @@ class Detector(nn.Module):
             ``anomaly_score`` of shape (batch,) and ``anomaly_map`` of shape (batch, rows, columns), float32 on the
             scale that `contract.scoring` describes.
         """
-        spreads = torch.amax((self.cell_errors(frames) - self.cell_mean) / self.cell_spread, 1)
+        by_stream = (self.cell_errors(frames) - self.cell_mean) / self.cell_spread
+        highest = torch.amax(by_stream, 1)
+        standing_out = torch.sqrt(torch.square(torch.relu(by_stream)).sum(1))
+        spreads = torch.where(highest > 0, standing_out, highest)
         anomaly_map = torch.sign(spreads) * torch.log1p(torch.abs(spreads))
         return torch.amax(anomaly_map, dim=(1, 2)), anomaly_map
 

@@ -21,6 +21,7 @@ from contract import __version__
 from contract.clip import Clip
 from contract.errors import ConfigError, TrainingError
 from contract.source import without_credentials
+from trainer.augment import augment
 from trainer.budget import require_support
 from trainer.calibrate import calibrate_detector, take_samples
 from trainer.checkpoint import LAST_NAME, Checkpoint, load_tensors, save_atomically
@@ -32,7 +33,6 @@ from trainer.footage import Footage, FootageReader, Part
 from trainer.losses import LossFunction, loss_function
 from trainer.model import Autoencoder, to_images
 from trainer.progress import StageProgress
-from trainer.relight import relight
 from trainer.run_folder import open_run, write_run
 from trainer.run_pictures import EpochRecord
 from trainer.settings import FitSettings
@@ -178,8 +178,8 @@ def _train(
                 _set_learning_rate(optimizer, settings.learning_rate, share)
                 frames = torch.from_numpy(training.clips(which, settings.model.clip_frames)).to(fabric.device)
                 images, position = _training_images(frames, detector.position, settings, chance)
-                if settings.relight:
-                    images = relight(images, settings.model, chance)
+                if settings.augment:
+                    images = augment(images, settings.model, chance)
                 # The loss compares with the undisturbed input: what was put in is to be left out.
                 disturbed = disturb(images, settings.model, chance) if settings.disturb else images
                 disturbed = _add_noise(disturbed, settings.noise, noise).contiguous(memory_format=torch.channels_last)

@@ -20,7 +20,7 @@ PRESETS: Final[dict[Preset, dict[str, Any]]] = {
             "comparator": None,
         },
         "disturb": False,
-        "relight": False,
+        "augment": False,
         "batch": 32,
         "minutes": 2.0,
     },

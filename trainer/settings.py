@@ -36,8 +36,9 @@ class FitSettings(Settings):
     disturb: bool = True
     """Whether things that were never there are put into the training frames, to be redrawn without them."""
 
-    relight: bool = True
-    """Whether the training frames are also shown in other light, so that a cloud or a lamp is not an anomaly."""
+    augment: bool = True
+    """Whether the training frames are also shown in other light and as footage starts, so that a cloud, a lamp or a
+    restart is not an anomaly."""
 
     crop_px: int | None = Field(default=64, ge=32, le=2048)
     """Side of the crops that are trained on, pixels, most of them where something moves; null for whole frames. The

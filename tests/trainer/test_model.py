@@ -155,7 +155,7 @@ def test_the_comparator_is_shown_the_last_frame_its_reconstruction_and_its_place
     assert torch.equal(logits, detector.comparator(seen))
     logits.sum().backward()
     assert all(weight.grad is None for weight in detector.autoencoder.parameters())
-    assert detector.by_place == (False, True)
+    assert detector.by_place == (False, True, True)
 
 
 def test_crops_are_compared_as_they_are_in_the_whole_picture():
