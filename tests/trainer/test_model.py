@@ -83,6 +83,24 @@ def test_score_is_the_maximum_of_the_map_and_falls_on_the_disturbed_cell():
     assert 7 <= column <= 10
 
 
+def test_what_stands_out_in_two_ways_at_one_place_stands_out_more():
+    detector = Detector(Autoencoder(config(motion="flow-dis-1", comparator=(4, 8, 8)))).eval()
+    frames = torch.full((1, 1, 64, 96, 3), 128, dtype=torch.uint8)
+    with torch.inference_mode():
+        errors = detector.cell_errors(frames)[0]
+        below = torch.full((8, 12), -2.0)
+        for stream, z in enumerate(([3, 3, -2], [-2, 4, -1], [-2, -5, -4])):
+            here = below.clone()
+            here[0, :3] = torch.tensor(z, dtype=torch.float)
+            detector.cell_mean[stream] = errors[stream] - here
+        score, anomaly_map = detector(frames)
+    expected = torch.tensor([3.0, 5.0, -1.0])
+    expected = torch.sign(expected) * torch.log1p(expected.abs())
+    assert torch.allclose(anomaly_map[0, 0, :3], expected, atol=1e-4)
+    assert torch.allclose(anomaly_map[0, 4:], torch.full((4, 12), -math.log(3)), atol=1e-4)
+    assert score.item() == pytest.approx(math.log(6), abs=1e-4)
+
+
 def test_only_the_last_frame_of_a_clip_is_scored():
     images = torch.zeros(1, 3, 64, 96)
     early = images.clone()
