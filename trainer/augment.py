@@ -1,22 +1,26 @@
-"""Training frames in other light, and as footage starts: neither is an anomaly."""
+"""Training frames in other light, sharpness and noise, and as footage starts: none of these is an anomaly."""
 
 from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from contract.frame import FLOW_NEUTRAL
 from trainer.model import ModelConfig, pictures_and_motion
 
 _CONTRAST: Final = 0.25
 _BRIGHTNESS: Final = 0.12
+_SHARPNESS: Final = 0.6
+_NOISE: Final = 0.02
 _STARTS: Final = 0.1
 
 
 def augment(images: Tensor, config: ModelConfig, random: torch.Generator) -> Tensor:
-    """Change light, and show some clips as the first frame of a stretch is: repeated, its motion not known.
+    """Change light, sharpness and noise, and show some clips as a stretch starts: one frame, its motion not known.
 
-    Contrast changes by up to a quarter and brightness by up to 30 grey levels, alike in all frames of a clip.
+    Contrast changes by up to a quarter and brightness by up to 30 grey levels, alike in all frames of a clip; noise is
+    of up to 5 levels, other in each frame.
 
     Args:
         images: Float of shape (batch, clip_frames * input_channels, height, width), 0..1.
@@ -29,8 +33,11 @@ def augment(images: Tensor, config: ModelConfig, random: torch.Generator) -> Ten
     pictures, motion = pictures_and_motion(images, config)
     contrast = torch.exp(_between(-_CONTRAST, _CONTRAST, images, random))
     brightness = _between(-_BRIGHTNESS, _BRIGHTNESS, images, random)
+    sharpness = _between(-_SHARPNESS, _SHARPNESS, images, random)
+    noise = torch.randn(pictures.shape, generator=random).to(images.device) * _between(0, _NOISE, images, random)
+    blurred = functional.avg_pool2d(pictures.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(pictures)
     mean = pictures.mean((1, 2, 3, 4), keepdim=True)
-    lit = (pictures - mean) * contrast + mean + brightness
+    lit = (torch.lerp(blurred, pictures, 1 + sharpness) - mean) * contrast + mean + brightness + noise
     if config.motion == "none":
         return lit.clamp(0, 1).flatten(1, 2)
     starts = _between(0, 1, images, random) < _STARTS

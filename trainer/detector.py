@@ -47,10 +47,10 @@ class Comparator(nn.Module):
 class Detector(nn.Module):
     """The whole path from uint8 frames to calibrated scores, in one graph.
 
-    It sees by up to three streams: ``comparator``, what the comparator says of the last frame and its reconstruction,
-    where there is one; ``residual``, their pooled difference; and ``motion``, how fast what moves there is, where the
-    model is given motion. Each is counted in its own spreads over normal footage, and the map shows the root of the sum
-    of squares of what stands out: what stands out in two ways at one place does so more.
+    It sees by one or two streams: ``appearance``, what the comparator says of the last frame and its reconstruction, or
+    their pooled residual where there is no comparator; and ``motion``, how fast what moves there is, where the model is
+    given motion. Each is counted in its own spreads over normal footage, and the map shows the root of the sum of
+    squares of what stands out: what does so in both ways at one place does so more.
 
     Attributes:
         autoencoder: The model.
@@ -77,11 +77,11 @@ class Detector(nn.Module):
     def by_place(self) -> tuple[bool, ...]:
         """Whether each stream's cells are counted in spreads of their own place.
 
-        The comparator is shown the place and has learnt what to expect there; its logits mean the same everywhere.
+        A residual's are: some places are redrawn worse. The comparator is shown the place and has learnt what to expect
+        there; its logits mean the same everywhere. So does speed, of which one day does not show what is usual where.
         """
-        compared = () if self.comparator is None else (False,)
-        moved = () if self.autoencoder.config.motion == "none" else (True,)
-        return (*compared, True, *moved)
+        appearance = self.comparator is None
+        return (appearance,) if self.autoencoder.config.motion == "none" else (appearance, False)
 
     def redraw_and_compare(self, images: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Redraw images, or crops of them, and compare; what a fit trains.
@@ -115,9 +115,8 @@ class Detector(nn.Module):
         images = to_images(frames)
         config = self.autoencoder.config
         reconstruction, logits = self.redraw_and_compare(images)
-        compared = [] if logits is None else [logits.float().squeeze(1)]
-        moved = [] if config.motion == "none" else [pooled_motion(images, config)]
-        return torch.stack([*compared, pooled_residual(reconstruction, images, config), *moved], 1)
+        appearance = pooled_residual(reconstruction, images, config) if logits is None else logits.float().squeeze(1)
+        return torch.stack([appearance, *([] if config.motion == "none" else [pooled_motion(images, config)])], 1)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Score clips of frames.

@@ -37,8 +37,8 @@ class FitSettings(Settings):
     """Whether things that were never there are put into the training frames, to be redrawn without them."""
 
     augment: bool = True
-    """Whether the training frames are also shown in other light and as footage starts, so that a cloud, a lamp or a
-    restart is not an anomaly."""
+    """Whether the training frames are also shown in other light, sharpness and noise, and as footage starts, so that a
+    cloud, a lamp, another day's compression or a restart is not an anomaly."""
 
     crop_px: int | None = Field(default=64, ge=32, le=2048)
     """Side of the crops that are trained on, pixels, most of them where something moves; null for whole frames. The
