@@ -14,6 +14,7 @@ TINY = {
         "widths": [8, 8, 8],
         "latent": 8,
         "bottleneck": "frame",
+        "clip_frames": 1,
         "motion": "none",
         "comparator": None,
     },
