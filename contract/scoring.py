@@ -133,8 +133,8 @@ class Calibration(FrozenModel):
             false_events_per_day: Events a camera and day, above 0; footage that does not show so few is extrapolated.
         """
         blocks_an_event = SECONDS_A_DAY / (false_events_per_day * self.block_seconds)
-        z = self.event_tail.location + self.event_tail.scale * math.log(blocks_an_event)
-        return max(float(z_to_score(z)), self.release_threshold)
+        tail = self.event_tail
+        return float(event_threshold(tail.location, tail.scale, blocks_an_event, self.release_threshold))
 
     @property
     def budget_per_frame(self) -> float:
@@ -162,6 +162,21 @@ def z_to_score(z: npt.ArrayLike) -> Float64Array:
     """Scores, from spreads above the mean; any shape, finite."""
     values = np.asarray(z, np.float64)
     return np.asarray(np.copysign(np.log1p(np.abs(values)), values))
+
+
+def event_threshold(
+    location: npt.ArrayLike, scale: npt.ArrayLike, blocks_an_event: float, release_threshold: float
+) -> Float64Array:
+    """Score that blocks' maxima reach once in so many blocks, at least the release threshold.
+
+    Args:
+        location: Mode of the maxima's z, any shape.
+        scale: Its spread, same shape.
+        blocks_an_event: Blocks in which one event is allowed.
+        release_threshold: On the scale of the score.
+    """
+    z = np.asarray(location) + np.asarray(scale) * math.log(blocks_an_event)
+    return np.asarray(np.maximum(z_to_score(z), release_threshold))
 
 
 def fit_gumbel(z: Float64Array, least_scale: float) -> tuple[Float64Array, Float64Array]:

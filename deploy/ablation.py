@@ -6,10 +6,9 @@ into the others (`deploy.probes`) are told from those clips' own. No test clip a
 that many can be tried; what wins here is confirmed by ``make quality``.
 """
 
-import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -21,8 +20,8 @@ from rich.console import Console
 
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
-from deploy.measured import data_folder, kept_results
-from deploy.probed import Footage, ScoredProbes, put_probes, score_probes
+from deploy.measured import data_folder, is_kept, keep_result, kept_results, table
+from deploy.probed import Footage, Probed, ScoredProbes, put_probes, score_probes
 from trainer.evaluate import open_model
 from trainer.fit import fit
 from trainer.metrics import frame_auroc
@@ -71,7 +70,7 @@ VARIANTS: Final = (
     Variant("no motion", {"motion": "none"}),
     Variant("input 192x288", {"height": 192, "width": 288}),
     Variant("whole frames, no crops where things move", {}, {"crop_px": None, "batch": 16}),
-    Variant("always in the light of the footage", {}, {"augment": False}),
+    Variant("training frames as they are: no other light, noise or starts", {}, {"augment": False}),
     Variant("comparator twice as wide", {"comparator": (48, 96, 128)}),
 )
 
@@ -92,19 +91,22 @@ def ablation(
     if not (root / _FOOTAGE.path).is_dir() or not (root / _FOOTAGE.foreign).is_file():
         raise ConfigError(f"--data {root} holds no {_FOOTAGE.path} and {_FOOTAGE.foreign}; set FRAMEWATCH_DATA")
     for seed in range(seeds):
-        for number, variant in enumerate(VARIANTS):
-            if (only or "") in variant.name:
-                _measure(root, number, variant, minutes, probes, seed)
+        left = [
+            (folder, number)
+            for number, variant in enumerate(VARIANTS)
+            if (only or "") in variant.name and not is_kept(folder := OUT / f"{number:02}-{seed}")
+        ]
+        if left:
+            probed = put_probes(root, _FOOTAGE, PROBED, probes, seed)
+            for folder, number in left:
+                _measure(probed, folder, number, minutes, seed)
     PAGE.write_text(page(list(kept_results(OUT))), encoding="utf-8")
     typer.echo(PAGE)
 
 
-def _measure(root: Path, number: int, variant: Variant, minutes: float, probes: int, seed: int) -> None:
-    folder = OUT / f"{number:02}-{seed}"
-    if (folder / "result.json").is_file():
-        return
+def _measure(probed: Probed, folder: Path, number: int, minutes: float, seed: int) -> None:
+    variant = VARIANTS[number]
     _console.print(f"{variant.name}, seed {seed}", highlight=False)
-    probed = put_probes(root, _FOOTAGE, PROBED, probes, seed)
     settings = FitSettings(
         **{"preset": "balanced", "minutes": minutes, "seed": seed, "model": variant.model, **variant.settings}
     )
@@ -119,7 +121,7 @@ def _measure(root: Path, number: int, variant: Variant, minutes: float, probes: 
         "parameters": sum(tensor.numel() for tensor in checkpoint.detector.parameters()),
         "auroc": {pool: auroc_by_kind(scored, POOLS[pool]) for pool in (POOLS if number == 0 else [HIGHEST])},
     }
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    keep_result(folder, result)
 
 
 def auroc_by_kind(scored: ScoredProbes, pool: Pool) -> dict[str, float]:
@@ -176,20 +178,22 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         "No test clip and no label is read. Everything but what the row names is as in `balanced` but the minutes.",
         "With short fits and few clips, differences of 0.02 may be chance.",
         "",
-        "| variant | fits, minutes, steps | parameters | " + " | ".join(PROBED) + " | mean |",
-        "|---" * (4 + len(PROBED)) + "|",
     ]
-    for number in sorted({result["number"] for result in results}):
-        fits = [result for result in results if result["number"] == number]
-        first = fits[0]
-        ran = f"{len(fits)}, {first['minutes']:g}, {round(statistics.median(one['steps'] for one in fits))}"
-        for pool in first["auroc"]:
-            name = first["name"] if pool == HIGHEST else f"the same, scored by {pool}"
-            figures = {kind: statistics.mean(one["auroc"][pool][kind] for one in fits) for kind in first["auroc"][pool]}
-            cells = [f"{figures[kind]:.3f}" if kind in figures else "-" for kind in PROBED]
-            mean = statistics.mean(figures.values())
-            lines.append(f"| {name} | {ran} | {first['parameters']:,} | " + " | ".join(cells) + f" | {mean:.3f} |")
-    return "\n".join([*lines, ""])
+    numbers = sorted({result["number"] for result in results})
+    rows = (row for number in numbers for row in _rows([one for one in results if one["number"] == number]))
+    columns = ("variant", "fits, minutes, steps", "parameters", *PROBED, "mean")
+    return "\n".join([*lines, *table(columns, rows), ""])
+
+
+def _rows(fits: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    """A variant's rows, one for each way to pool its map, the mean of its fits."""
+    first = fits[0]
+    ran = f"{len(fits)}, {first['minutes']:g}, {round(statistics.median(one['steps'] for one in fits))}"
+    for pool in first["auroc"]:
+        name = first["name"] if pool == HIGHEST else f"the same, scored by {pool}"
+        figures = {kind: statistics.mean(one["auroc"][pool][kind] for one in fits) for kind in first["auroc"][pool]}
+        by_kind = [f"{figures[kind]:.3f}" if kind in figures else "-" for kind in PROBED]
+        yield [name, ran, f"{first['parameters']:,}", *by_kind, f"{statistics.mean(figures.values()):.3f}"]
 
 
 if __name__ == "__main__":

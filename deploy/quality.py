@@ -27,7 +27,7 @@ from contract.frame import FrameLimits, decode_frame
 from contract.manifest import Precision, open_bundle
 from contract.runtime import Detector
 from contract.window import ClipWindow
-from deploy.measured import data_folder, kept_results
+from deploy.measured import data_folder, is_kept, keep_result, kept_results, table
 from exporter.build import build_bundle
 from trainer.datasets import Dataset, open_dataset
 from trainer.evaluate import evaluate, open_model
@@ -118,7 +118,7 @@ def _seeds(text: str) -> list[int]:
 
 def _measure(method: Method, dataset: Dataset, seed: int, minutes: float | None, *, precisions: bool) -> None:
     folder = OUT / f"{method.folder}-{method.name.replace(' ', '-').replace(',', '')}-{seed}"
-    if (folder / "result.json").is_file():
+    if is_kept(folder):
         return
     _console.print(f"{dataset.name}: {method.name}, seed {seed}", highlight=False)
     given = {**method.settings, "seed": seed, **({} if minutes is None else {"minutes": minutes})}
@@ -144,7 +144,7 @@ def _measure(method: Method, dataset: Dataset, seed: int, minutes: float | None,
             ]
             for precision, bundle in bundles.items()
         }
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    keep_result(folder, result)
 
 
 def _bundle(folder: Path, precision: Precision) -> Path:
@@ -183,31 +183,25 @@ def page(results: Sequence[dict[str, Any]]) -> str:
 
 def _table(results: Sequence[dict[str, Any]]) -> list[str]:
     columns = (*FIGURES, "fit_minutes", "milliseconds_a_frame")
-    lines = [
-        "| method | seeds | " + " | ".join(name.replace("_", " ") for name in columns) + " |",
-        "|---" * (len(columns) + 2) + "|",
-    ]
+    rows = []
     for method in dict.fromkeys(result["method"] for result in results):
-        rows = [result for result in results if result["method"] == method]
-        cells = [_cell([row[column] for row in rows]) for column in columns]
-        lines.append(f"| {method} | {len(rows)} | " + " | ".join(cells) + " |")
+        fits = [result for result in results if result["method"] == method]
+        rows.append([method, str(len(fits)), *(_cell([one[column] for one in fits]) for column in columns)])
     for name, text in (
         ("frame_auroc_untrained", "untrained frame difference"),
         ("frame_auroc_untrained_flow", "untrained optical flow"),
     ):
         value = results[0][name]
         if value is not None:
-            lines.append(f"| {text} | | {value:.3f} |" + " |" * (len(columns) - 1))
+            rows.append([text, "", f"{value:.3f}", *[""] * (len(columns) - 1)])
+    lines = table(("method", "seeds", *(name.replace("_", " ") for name in columns)), rows)
     exported = {result["method"]: result for result in results if "exported" in result}
     if exported:
-        lines += [
-            "",
-            "| frame AUROC | PyTorch | " + " | ".join(PRECISIONS) + " |",
-            "|---" * (2 + len(PRECISIONS)) + "|",
+        rows = [
+            [method, *(f"{value:.4f}" for value in (one["frame_auroc"], *map(one["exported"].get, PRECISIONS)))]
+            for method, one in exported.items()
         ]
-        for method, result in exported.items():
-            values = (result["frame_auroc"], *(result["exported"][precision] for precision in PRECISIONS))
-            lines.append(f"| {method} | " + " | ".join(f"{value:.4f}" for value in values) + " |")
+        lines += ["", *table(("frame AUROC", "PyTorch", *PRECISIONS), rows)]
     commands = {result["method"]: result["command"] for result in reversed(results)}
     return [*lines, "", *(f"- {method}: {command}" for method, command in commands.items())]
 

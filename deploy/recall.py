@@ -6,11 +6,10 @@ rest is scored as it is, where every event is a false one, and then with probes 
 is found if an event covers it, with an anomalous cell at the thing, at the threshold of each of two budgets.
 """
 
-import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -21,7 +20,7 @@ from rich.console import Console
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
 from contract.scoring import SECONDS_A_DAY
-from deploy.measured import data_folder, kept_results
+from deploy.measured import data_folder, is_kept, keep_result, kept_results, table
 from deploy.probed import Footage, ScoredProbes, put_probes, score_probes
 from deploy.probes import KINDS, Box, Pictures, Probe
 from trainer.evaluate import open_model
@@ -71,7 +70,7 @@ def recall(
 
 def _measure(root: Path, footage: Footage, settings: FitSettings, probes: int) -> None:
     folder = OUT / f"{footage.path.replace('/', '-')}-{settings.preset}-{settings.seed}"
-    if (folder / "result.json").is_file():
+    if is_kept(folder):
         return
     _console.print(f"{footage.path}: {settings.preset}", highlight=False)
     probed = put_probes(root, footage, KINDS, probes, settings.seed)
@@ -92,7 +91,7 @@ def _measure(root: Path, footage: Footage, settings: FitSettings, probes: int) -
         ],
         "budgets": [_at_budget(model, budget, scored, seconds) for budget in BUDGETS],
     }
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    keep_result(folder, result)
 
 
 def _seconds(clips: Sequence[Pictures]) -> float:
@@ -153,29 +152,30 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         "",
         "Written by `make recall`. The first 60% of each footage is fitted and calibrated on, without labels, with the",
         "default budget of one false event a day; the rest is scored as it is, and with probes of 2.5 seconds put",
-        "into it, as `deploy/probes.py` says. A probe is found if an event covers it with a cell at what was",
-        "put in. The second row of each is the threshold of one false event an hour. None of this footage is long",
+        "into it, as `deploy/probes.py` says. A probe is found if an event covers it with an anomalous cell at what",
+        "was put in. The second row of each is the threshold of one false event an hour. None of this footage is long",
         "enough to show its budget: the threshold is extrapolated, and the interval says how far off it may be.",
         "",
-        "| footage | preset, minutes | seconds fitted, scored | budget a day | false events | allowed in that time | "
-        + " | ".join(KINDS)
-        + " |",
-        "|---" * (6 + len(KINDS)) + "|",
     ]
-    for result in results:
-        low, high = result["allowed_low_high"]
-        for at, interval in zip(result["budgets"], (f", {low:.2g} to {high:.2g}", ""), strict=True):
-            cells = [
-                result["footage"],
-                f"{result['preset']}, {result['minutes']:g}",
-                f"{result['fitted_seconds']:.0f}, {result['scored_seconds']:.0f}",
-                f"{at['false_events_per_day']:g}",
-                str(at["false_events"]),
-                f"{at['allowed']:.2g}{interval}",
-                *(_share(at["found"][kind]) for kind in KINDS),
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+    columns = (
+        "footage", "preset, minutes", "seconds fitted, scored", "budget a day", "false events", "allowed in that time",
+    )  # fmt: skip
+    return "\n".join([*lines, *table((*columns, *KINDS), (row for result in results for row in _rows(result))), ""])
+
+
+def _rows(result: dict[str, Any]) -> Iterator[list[str]]:
+    """A footage's rows, one for each budget."""
+    low, high = result["allowed_low_high"]
+    for at, interval in zip(result["budgets"], (f", {low:.2g} to {high:.2g}", ""), strict=True):
+        yield [
+            result["footage"],
+            f"{result['preset']}, {result['minutes']:g}",
+            f"{result['fitted_seconds']:.0f}, {result['scored_seconds']:.0f}",
+            f"{at['false_events_per_day']:g}",
+            str(at["false_events"]),
+            f"{at['allowed']:.2g}{interval}",
+            *(_share(at["found"][kind]) for kind in KINDS),
+        ]
 
 
 def _share(counts: Sequence[int]) -> str:

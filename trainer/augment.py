@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from contract.frame import FLOW_NEUTRAL
-from trainer.model import ModelConfig, pictures_and_motion
+from trainer.disturb import between
+from trainer.model import ModelConfig, motion_at_rest, pictures_and_motion
 
 _CONTRAST: Final = 0.25
 _BRIGHTNESS: Final = 0.12
@@ -31,23 +31,17 @@ def augment(images: Tensor, config: ModelConfig, random: torch.Generator) -> Ten
         The same shape.
     """
     pictures, motion = pictures_and_motion(images, config)
-    contrast = torch.exp(_between(-_CONTRAST, _CONTRAST, images, random))
-    brightness = _between(-_BRIGHTNESS, _BRIGHTNESS, images, random)
-    sharpness = _between(-_SHARPNESS, _SHARPNESS, images, random)
-    noise = torch.randn(pictures.shape, generator=random).to(images.device) * _between(0, _NOISE, images, random)
+    contrast = torch.exp(between(-_CONTRAST, _CONTRAST, images, random))
+    brightness = between(-_BRIGHTNESS, _BRIGHTNESS, images, random)
+    sharpness = between(-_SHARPNESS, _SHARPNESS, images, random)
+    noise = torch.randn(pictures.shape, generator=random).to(images.device) * between(0, _NOISE, images, random)
     blurred = functional.avg_pool2d(pictures.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(pictures)
     mean = pictures.mean((1, 2, 3, 4), keepdim=True)
     lit = (torch.lerp(blurred, pictures, 1 + sharpness) - mean) * contrast + mean + brightness + noise
     if config.motion == "none":
         return lit.clamp(0, 1).flatten(1, 2)
-    starts = _between(0, 1, images, random) < _STARTS
-    rest = FLOW_NEUTRAL / 255 if config.motion == "flow-dis-1" else 0.0
+    starts = between(0, 1, images, random) < _STARTS
     moved = motion * contrast if config.motion == "difference-1" else motion
     lit = torch.where(starts, lit[:, -1:], lit)
-    moved = torch.where(starts, torch.full_like(moved, rest), moved)
+    moved = torch.where(starts, torch.full_like(moved, motion_at_rest(config) / 255), moved)
     return torch.cat([lit, moved], 2).clamp(0, 1).flatten(1, 2)
-
-
-def _between(low: float, high: float, images: Tensor, random: torch.Generator) -> Tensor:
-    """One number an image, (batch, 1, 1, 1, 1)."""
-    return torch.empty(len(images), 1, 1, 1, 1).uniform_(low, high, generator=random).to(images.device)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from contract.frame import FLOW_FRAMES, FLOW_NEUTRAL, FLOW_STEPS_A_PIXEL
-from trainer.model import CELL_PX, ModelConfig, pictures_and_motion
+from contract.frame import FLOW_FRAMES, FLOW_STEPS_A_PIXEL
+from trainer.model import CELL_PX, ModelConfig, motion_at_rest, pictures_and_motion
 
 _UNDISTURBED: Final = 0.25
 _FASTER: Final = 0.4
@@ -102,21 +102,22 @@ def moving_places(images: Tensor, config: ModelConfig) -> Tensor:
     Returns:
         bool of shape (batch, height, width).
     """
-    return _moves(images[:, config.channels :] * 255 - _rest(config), config).squeeze(1)
+    return _moves(images[:, config.channels :] * 255 - motion_at_rest(config), config).squeeze(1)
+
+
+def between(low: float, high: float, images: Tensor, random: torch.Generator) -> Tensor:
+    """Draw one number for each image, (batch, 1, 1, 1, 1), on the images' device."""
+    return (torch.rand(len(images), 1, 1, 1, 1, generator=random) * (high - low) + low).to(images.device)
 
 
 def _apart(images: Tensor, config: ModelConfig) -> _Split:
     pictures, motion = pictures_and_motion(images, config)
-    return _Split(pictures, motion * 255 - _rest(config))
+    return _Split(pictures, motion * 255 - motion_at_rest(config))
 
 
 def _together(split: _Split, config: ModelConfig) -> Tensor:
-    motion = (split.motion + _rest(config)) / 255
+    motion = (split.motion + motion_at_rest(config)) / 255
     return torch.cat([split.pictures, motion], 2).clamp(0, 1).flatten(1, 2)
-
-
-def _rest(config: ModelConfig) -> float:
-    return float(FLOW_NEUTRAL) if config.motion == "flow-dis-1" else 0.0
 
 
 def _moves(motion: Tensor, config: ModelConfig) -> Tensor:
@@ -125,25 +126,20 @@ def _moves(motion: Tensor, config: ModelConfig) -> Tensor:
     return torch.square(motion).sum(-3, keepdim=True) > slow**2
 
 
-def _between(low: float, high: float, images: Tensor, random: torch.Generator) -> Tensor:
-    """One number an image, (batch, 1, 1, 1, 1)."""
-    return (torch.rand(len(images), 1, 1, 1, 1, generator=random) * (high - low) + low).to(images.device)
-
-
 def _chance(share: float, images: Tensor, random: torch.Generator) -> Tensor:
-    return _between(0, 1, images, random) < share
+    return between(0, 1, images, random) < share
 
 
 def _faster(here: _Split, random: torch.Generator) -> Tensor:
     pictures = here.pictures
     factor = torch.where(
-        _chance(0.85, pictures, random), _between(1.4, 4.5, pictures, random), _between(-2.0, -0.5, pictures, random)
+        _chance(0.85, pictures, random), between(1.4, 4.5, pictures, random), between(-2.0, -0.5, pictures, random)
     )
     rows, columns = _offsets(pictures, random)
     blob = torch.exp(
         -(
-            torch.square(rows / _between(6 / _SPAN, 25 / _SPAN, pictures, random))
-            + torch.square(columns / _between(6 / _SPAN, 25 / _SPAN, pictures, random))
+            torch.square(rows / between(6 / _SPAN, 25 / _SPAN, pictures, random))
+            + torch.square(columns / between(6 / _SPAN, 25 / _SPAN, pictures, random))
         )
         / 2
     )
@@ -155,7 +151,7 @@ def _displaced(here: _Split, there: _Split, shape: Tensor, config: ModelConfig, 
     moves = _moves(there.motion, config).float()
     near = functional.max_pool2d(moves.flatten(0, 1), 5, 1, 2)
     mask = shape * functional.avg_pool2d(near, 3, 1, 1).view_as(moves)
-    factor = _between(1.3, 4.0, here.pictures, random)
+    factor = between(1.3, 4.0, here.pictures, random)
     return _Split(torch.lerp(here.pictures, there.pictures, mask), torch.lerp(here.motion, there.motion * factor, mask))
 
 
@@ -165,8 +161,8 @@ def _foreign(here: _Split, there: _Split, shape: Tensor, config: ModelConfig, ra
     around = (pictures * shape).sum((-2, -1), keepdim=True) / weight
     mean = (there.pictures * shape).sum((-2, -1), keepdim=True) / weight
     sign = torch.where(_chance(0.5, pictures, random), 1.0, -1.0)
-    shade = sign * _between(0.06, 0.3, pictures, random)
-    texture = (there.pictures - mean) * _between(0.5, 2.0, pictures, random) + around + shade
+    shade = sign * between(0.06, 0.3, pictures, random)
+    texture = (there.pictures - mean) * between(0.5, 2.0, pictures, random) + around + shade
     pictures = torch.lerp(pictures, texture.clamp(0, 1), shape)
     if config.motion == "none":
         return _Split(pictures, here.motion)
@@ -180,11 +176,11 @@ def _foreign(here: _Split, there: _Split, shape: Tensor, config: ModelConfig, ra
 def _soft_shapes(images: Tensor, random: torch.Generator) -> Tensor:
     """Ellipses and rectangles with edges of several softnesses, 0..1, (batch, 1, 1, height, width)."""
     rows, columns = _offsets(images, random)
-    rows = rows / _between(4 / _SPAN, 22 / _SPAN, images, random)
-    columns = columns / _between(4 / _SPAN, 22 / _SPAN, images, random)
+    rows = rows / between(4 / _SPAN, 22 / _SPAN, images, random)
+    columns = columns / between(4 / _SPAN, 22 / _SPAN, images, random)
     ellipse, rectangle = torch.square(rows) + torch.square(columns), torch.maximum(rows.abs(), columns.abs())
     distance = torch.where(_chance(0.5, images, random), ellipse, rectangle)
-    return ((1 - distance) * _between(2, 8, images, random)).clamp(0, 1)
+    return ((1 - distance) * between(2, 8, images, random)).clamp(0, 1)
 
 
 def _offsets(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -193,6 +189,6 @@ def _offsets(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
     # Sizes count in spans of 64 pixels on crops and whole pictures alike, since objects are of one size in both.
     rows = torch.arange(height, device=images.device).view(1, 1, 1, -1, 1) / _SPAN
     columns = torch.arange(width, device=images.device).view(1, 1, 1, 1, -1) / _SPAN
-    centre_row = _between(height / _SPAN / 8, height / _SPAN * 7 / 8, images, random)
-    centre_column = _between(width / _SPAN / 8, width / _SPAN * 7 / 8, images, random)
+    centre_row = between(height / _SPAN / 8, height / _SPAN * 7 / 8, images, random)
+    centre_column = between(width / _SPAN / 8, width / _SPAN * 7 / 8, images, random)
     return rows - centre_row, columns - centre_column

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from contract.frame import Motion, Preprocessing
+from contract.frame import FLOW_NEUTRAL, Motion, Preprocessing
 from contract.settings import FrozenModel
 
 CELL_PX = 8
@@ -185,6 +185,11 @@ def pictures_and_motion(images: Tensor, config: ModelConfig) -> tuple[Tensor, Te
     """Part the channels of images: pictures and their motion, (batch, clip_frames, channels, height, width) each."""
     frames = images.reshape(images.shape[0], config.clip_frames, -1, *images.shape[2:])
     return frames[:, :, : config.channels], frames[:, :, config.channels :]
+
+
+def motion_at_rest(config: ModelConfig) -> float:
+    """Level, 0..255, of the motion's channels where nothing moves."""
+    return float(FLOW_NEUTRAL) if config.motion == "flow-dis-1" else 0.0
 
 
 def _last_places(config: ModelConfig) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from contract.scoring import (
     Calibration,
     Float64Array,
     Tail,
+    event_threshold,
     fit_gumbel,
     fit_tail,
     score_to_z,
@@ -222,7 +223,7 @@ def _choose(
 
     def thresholds(of: Float64Array) -> Float64Array:
         location, scale = fit_gumbel(of, least_scale)
-        return np.maximum(z_to_score(location + scale * math.log(frames_an_event / length)), release)
+        return event_threshold(location, scale, frames_an_event / length, release)
 
     chosen = _shortest_enough(np.stack([thresholds(row[drawn]) for row in maxima], axis=-1))
     location, scale = fit_gumbel(maxima[chosen], least_scale)
