@@ -40,11 +40,18 @@ class MotionChannels:
         """
         if self._motion == "none":
             return frame
-        picture = frame[..., 0] if frame.shape[2] == 1 else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        grey = np.ascontiguousarray(picture, np.uint8)
+        grey = _grey(frame)
         moved = self._difference(grey) if self._motion == "difference-1" else self._displacement(grey)
         self._earlier.append(grey)
         return np.concatenate([frame, moved], axis=2)
+
+    def skip(self, frame: Frame) -> None:
+        """Take the next frame, whose own motion is not asked for.
+
+        Args:
+            frame: uint8 of shape (height, width, channels).
+        """
+        self._earlier.append(_grey(frame))
 
     def _difference(self, grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         before = self._earlier[-1] if self._earlier else grey
@@ -62,3 +69,8 @@ class MotionChannels:
         # The second frame has one before it alone: what it moved in one frame, it moves twice in two.
         steps = np.rint(flow * (FLOW_STEPS_A_PIXEL * FLOW_FRAMES / frames)) + FLOW_NEUTRAL
         return np.asarray(np.clip(steps, 0, 255), np.uint8)
+
+
+def _grey(frame: Frame) -> npt.NDArray[np.uint8]:
+    picture = frame[..., 0] if frame.shape[2] == 1 else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+    return np.ascontiguousarray(picture, np.uint8)

@@ -22,14 +22,14 @@ def take_crops(
     centred on a cell in which something moves, if there is one.
 
     Args:
-        frames: uint8 of shape (batch, clip_frames, height, width, input_channels).
+        frames: uint8 of shape (batch, clip_frames, height, width, channels), the model's input channels first.
         position: Of the places of the whole picture, shape (2, height, width).
         side_px: Height and width of a crop, or that of the picture where it is smaller.
         config: Says which channels are motion.
         random: On the CPU.
 
     Returns:
-        Crops (batch, clip_frames, side, side, input_channels) and the position of their places (batch, 2, side, side).
+        Crops (batch, clip_frames, side, side, channels) and the position of their places (batch, 2, side, side).
     """
     height, width = frames.shape[2:4]
     rows, columns = height // CELL_PX, width // CELL_PX
@@ -53,7 +53,7 @@ def take_crops(
 
 def _moving_cells(frames: Tensor, config: ModelConfig) -> Tensor:
     """Cells of the last frame in a quarter of which something moves: bool of shape (batch, rows * columns)."""
-    every_other = frames[:, -1, ::2, ::2].permute(0, 3, 1, 2).float() / 255
+    every_other = frames[:, -1, ::2, ::2, : config.preprocessing.input_channels].permute(0, 3, 1, 2).float() / 255
     shares = functional.avg_pool2d(moving_places(every_other, config).float()[:, None], CELL_PX // 2)
     return shares.flatten(1) > _LEAST_MOVING
 

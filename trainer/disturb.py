@@ -5,7 +5,8 @@ into which something was put, and the loss compares with the crop as it was (a d
 JMLR 2010, whose noise is pseudo-anomalies: Astrid et al., Learning Not to Reconstruct Anomalies, BMVC 2021; Zavrtanik
 et al., DRAEM, ICCV 2021). Three things are put in:
 
-faster     what moves here moves 1.4 to 4.5 times as fast, or backwards, within a soft blob or in the whole crop
+faster     what moves here moves 1.4 to 4.5 times as fast, or backwards, within a soft blob or in the whole crop;
+           mostly by the motion that the footage has when frames of it are skipped (`trainer.skipped`)
 displaced  what moves in another crop is laid over this one, faster
 foreign    a piece of another crop, lighter or darker, with more or less contrast, at rest or moving as things here do
 """
@@ -23,6 +24,7 @@ from trainer.model import CELL_PX, ModelConfig, motion_at_rest, pictures_and_mot
 _UNDISTURBED: Final = 0.25
 _FASTER: Final = 0.4
 _DISPLACED: Final = 0.15
+_REAL: Final = 0.6
 _SLOW_PX_A_FRAME: Final = 0.25
 _SLOW_LEVELS: Final = 8.0
 _PLAIN_LEVELS: Final = 20.0
@@ -39,13 +41,15 @@ class _Split:
     motion: Tensor
 
 
-def disturb(images: Tensor, config: ModelConfig, random: torch.Generator) -> Tensor:
+def disturb(images: Tensor, config: ModelConfig, random: torch.Generator, skipped: Tensor | None = None) -> Tensor:
     """Put something into three quarters of the images.
 
     Args:
         images: Float of shape (batch, clip_frames * input_channels, height, width), 0..1; crops or whole pictures.
         config: Says which channels are motion.
         random: On the CPU; the same state gives the same disturbances.
+        skipped: Their motion if the footage ran faster, in levels 0..1, (batch, clip_frames * channels of motion,
+            height, width); None where it is not known.
 
     Returns:
         The same shape; the images are left as they are.
@@ -58,7 +62,7 @@ def disturb(images: Tensor, config: ModelConfig, random: torch.Generator) -> Ten
     displaced_to = faster_to + (_DISPLACED if moving else 0)
     pictures, motion = here.pictures, here.motion
     if moving:
-        faster = _faster(here, random)
+        faster = _faster(here, skipped, config, random)
         motion = torch.where((kind >= _UNDISTURBED) & (kind < faster_to), faster, motion)
     shape = _soft_shapes(images, random)
     laid = _displaced(here, there, shape, config, random) if moving else here
@@ -122,15 +126,19 @@ def _together(split: _Split, config: ModelConfig) -> Tensor:
 
 def _moves(motion: Tensor, config: ModelConfig) -> Tensor:
     """Where motion (..., c, h, w) is more than slow: bool of shape (..., 1, h, w)."""
-    slow = _SLOW_PX_A_FRAME * FLOW_STEPS_A_PIXEL * FLOW_FRAMES if config.motion == "flow-dis-1" else _SLOW_LEVELS
-    return torch.square(motion).sum(-3, keepdim=True) > slow**2
+    return torch.square(motion).sum(-3, keepdim=True) > _slow(config) ** 2
+
+
+def _slow(config: ModelConfig) -> float:
+    """Length of motion that is hardly any, levels."""
+    return _SLOW_PX_A_FRAME * FLOW_STEPS_A_PIXEL * FLOW_FRAMES if config.motion == "flow-dis-1" else _SLOW_LEVELS
 
 
 def _chance(share: float, images: Tensor, random: torch.Generator) -> Tensor:
     return between(0, 1, images, random) < share
 
 
-def _faster(here: _Split, random: torch.Generator) -> Tensor:
+def _faster(here: _Split, skipped: Tensor | None, config: ModelConfig, random: torch.Generator) -> Tensor:
     pictures = here.pictures
     factor = torch.where(
         _chance(0.85, pictures, random), between(1.4, 4.5, pictures, random), between(-2.0, -0.5, pictures, random)
@@ -144,7 +152,14 @@ def _faster(here: _Split, random: torch.Generator) -> Tensor:
         / 2
     )
     within = torch.where(_chance(0.3, pictures, random), torch.ones_like(blob), (1.5 * blob).clamp(max=1))
-    return here.motion * (1 + (factor - 1) * within)
+    # What rests has noise alone, and something fast does not make it noisier.
+    speed = torch.sqrt(torch.square(here.motion).sum(-3, keepdim=True))
+    moving = (speed / _slow(config) - 0.5).clamp(0, 1)
+    scaled = here.motion * (1 + (factor - 1) * within * moving)
+    if skipped is None:
+        return scaled
+    real = (skipped.reshape(here.motion.shape) * 255 - motion_at_rest(config)) * between(0.8, 1.3, pictures, random)
+    return torch.where(_chance(_REAL, pictures, random), torch.lerp(here.motion, real, within), scaled)
 
 
 def _displaced(here: _Split, there: _Split, shape: Tensor, config: ModelConfig, random: torch.Generator) -> _Split:

@@ -31,11 +31,12 @@ from trainer.devices import is_out_of_memory, on_first, start_fabric
 from trainer.disturb import disturb, put_in
 from trainer.footage import Footage, FootageReader, Part
 from trainer.losses import LossFunction, loss_function
-from trainer.model import Autoencoder, to_images
+from trainer.model import Autoencoder, ModelConfig, to_images
 from trainer.progress import StageProgress
 from trainer.run_folder import open_run, write_run
 from trainer.run_pictures import EpochRecord
 from trainer.settings import FitSettings
+from trainer.skipped import SkippedMotion, part_skipped, skip_frames
 
 _WARM_UP_SHARE = 0.05
 _MAX_VALIDATION_CLIPS = 512
@@ -52,6 +53,22 @@ class _State:
     best_loss: float = math.inf
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     records: list[EpochRecord] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _ClipTaker:
+    """Takes clips of a part, the motion of skipped frames beside them where there is some."""
+
+    config: ModelConfig
+    skipped: SkippedMotion | None
+
+    def take(self, part: Part, which: npt.NDArray[np.int64]) -> torch.Tensor:
+        frames = self.config.clip_frames
+        clips = part.clips(which, frames) if self.skipped is None else self.skipped.clips(part, which, frames)
+        return torch.from_numpy(clips)
+
+    def part(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return (images, None) if self.skipped is None else part_skipped(images, self.config)
 
 
 def fit(clips: Sequence[Clip], source: str, settings: FitSettings, out: Path, console: Console) -> Checkpoint:
@@ -118,7 +135,11 @@ def _fit(
         raise ConfigError(f"--out {out} holds a fit of other footage, which {source} gave before; name another folder")
     fabric.seed_everything(settings.seed, workers=False, verbose=False)
     detector = Detector(Autoencoder(settings.model))
-    state = _train(fabric, detector, training, validation, settings, out, resumed, console, footage.fingerprint())
+    skipped = _skip_frames(footage, settings, out, console, shown=fabric.is_global_zero)
+    taker = _ClipTaker(settings.model, skipped)
+    state = _train(
+        fabric, detector, training, validation, taker, settings, out, resumed, console, footage.fingerprint()
+    )
     fabric.barrier()
 
     detector.load_state_dict(state.best)
@@ -139,6 +160,7 @@ def _train(
     detector: Detector,
     training: Part,
     validation: Part,
+    taker: _ClipTaker,
     settings: FitSettings,
     out: Path,
     resumed: dict[str, Any] | None,
@@ -176,12 +198,8 @@ def _train(
                 if share >= 1:
                     break
                 _set_learning_rate(optimizer, settings.learning_rate, share)
-                frames = torch.from_numpy(training.clips(which, settings.model.clip_frames)).to(fabric.device)
-                images, position = _training_images(frames, detector.position, settings, chance)
-                if settings.augment:
-                    images = augment(images, settings.model, chance)
-                # The loss compares with the undisturbed input: what was put in is to be left out.
-                disturbed = disturb(images, settings.model, chance) if settings.disturb else images
+                frames = taker.take(training, which).to(fabric.device)
+                images, disturbed, position = _training_images(frames, detector.position, taker, settings, chance)
                 disturbed = _add_noise(disturbed, settings.noise, noise).contiguous(memory_format=torch.channels_last)
                 loss = _loss(model.redraw_and_compare(disturbed, position), disturbed, images, loss_of, settings)
                 optimizer.zero_grad(set_to_none=True)
@@ -194,7 +212,7 @@ def _train(
                         f"{settings.learning_rate:g}, or set precision to fp32"
                     )
                 progress.update(share, f"loss {losses[-1]:.5f} held-out {state.best_loss:.5f}")
-            held_out = _validation_loss(detector, validation, loss_of, settings, fabric)
+            held_out = _validation_loss(detector, validation, taker, loss_of, settings, fabric)
             # The first process's figures are every process's, so that all keep the same epoch and end at the same one.
             held_out, seconds = fabric.broadcast((held_out, time.monotonic() - started))
             _finish_epoch(detector, optimizer, state, losses, held_out, seconds)
@@ -242,13 +260,21 @@ def _epoch_order(
 
 
 def _training_images(
-    frames: torch.Tensor, position: torch.Tensor, settings: FitSettings, chance: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Whole frames, or crops of them with their position, as images."""
-    if settings.crop_px is None or settings.model.bottleneck == "frame":
-        return to_images(frames), None
-    crops, places = take_crops(frames, position, settings.crop_px, settings.model, chance)
-    return to_images(crops), places
+    frames: torch.Tensor, position: torch.Tensor, taker: _ClipTaker, settings: FitSettings, chance: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Images as they are, the same disturbed, and, of crops, the position of their places.
+
+    The loss compares with the undisturbed input: what was put in is to be left out.
+    """
+    places = None
+    if settings.crop_px is not None and settings.model.bottleneck != "frame":
+        frames, places = take_crops(frames, position, settings.crop_px, settings.model, chance)
+    images = to_images(frames)
+    if settings.augment:
+        images = augment(images, settings.model, chance)
+    images, faster = taker.part(images)
+    disturbed = disturb(images, settings.model, chance, faster) if settings.disturb else images
+    return images, disturbed, places
 
 
 def _loss(
@@ -276,7 +302,12 @@ def _add_noise(images: torch.Tensor, sigma: float, generator: torch.Generator) -
 
 
 def _validation_loss(
-    detector: Detector, validation: Part, loss_of: LossFunction, settings: FitSettings, fabric: Fabric
+    detector: Detector,
+    validation: Part,
+    taker: _ClipTaker,
+    loss_of: LossFunction,
+    settings: FitSettings,
+    fabric: Fabric,
 ) -> float:
     detector.eval()
     count = min(len(validation), _MAX_VALIDATION_CLIPS)
@@ -286,9 +317,9 @@ def _validation_loss(
     chance = torch.Generator().manual_seed(settings.seed)
     with torch.inference_mode():
         for start in range(0, len(places), settings.batch):
-            clips = validation.clips(places[start : start + settings.batch], settings.model.clip_frames)
-            images = to_images(torch.from_numpy(clips).to(fabric.device))
-            disturbed = disturb(images, settings.model, chance) if settings.disturb else images
+            clips = taker.take(validation, places[start : start + settings.batch])
+            images, faster = taker.part(to_images(clips.to(fabric.device)))
+            disturbed = disturb(images, settings.model, chance, faster) if settings.disturb else images
             with fabric.autocast():
                 output = detector.redraw_and_compare(disturbed.contiguous(memory_format=torch.channels_last))
             total += float(_loss(output, disturbed, images, loss_of, settings)) * len(clips)
@@ -359,6 +390,18 @@ def _read_footage(clips: Sequence[Clip], settings: FitSettings, out: Path, conso
     if settings.frames_per_second is not None:
         footage = Footage(footage.frames, footage.segments, settings.frames_per_second, footage.skipped)
     return footage
+
+
+def _skip_frames(
+    footage: Footage, settings: FitSettings, out: Path, console: Console, *, shown: bool
+) -> SkippedMotion | None:
+    if settings.model.motion == "none" or not settings.disturb:
+        return None
+    with StageProgress("motion of skipped frames", console, shown=shown) as progress:
+        total = len(footage.frames)
+        return skip_frames(
+            footage, settings.model.preprocessing, out, lambda count: progress.update(count / total, f"{count} frames")
+        )
 
 
 def _provenance(

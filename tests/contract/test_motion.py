@@ -62,6 +62,16 @@ def test_flow_does_not_depend_on_what_was_computed_before_the_last_frames():
     assert np.array_equal(pushed[4], again[2])
 
 
+def test_a_skipped_frame_is_one_that_later_frames_moved_since():
+    frames = [texture(number * 1.5) for number in range(4)]
+    pushed, skipped = MotionChannels(preprocessing("flow-dis-1", 3)), MotionChannels(preprocessing("flow-dis-1", 3))
+    for frame in frames[:-1]:
+        pushed.push(np.repeat(frame, 3, axis=2))
+        skipped.skip(np.repeat(frame, 3, axis=2))
+    last = np.repeat(frames[-1], 3, axis=2)
+    assert np.array_equal(pushed.push(last), skipped.push(last))
+
+
 def test_movement_beyond_the_range_stays_at_its_end():
     motion = MotionChannels(preprocessing("flow-dis-1"))
     for number in range(3):

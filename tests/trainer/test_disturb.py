@@ -4,7 +4,7 @@ import torch
 from contract.frame import FLOW_NEUTRAL
 from trainer.crops import take_crops
 from trainer.disturb import disturb, moving_places, put_in
-from trainer.model import Encoder, ModelConfig
+from trainer.model import Encoder, ModelConfig, motion_at_rest
 
 
 def config(**changes):
@@ -71,6 +71,35 @@ def test_some_move_faster_while_their_picture_stays():
     assert level.max() > 100
 
 
+def test_what_rests_does_not_become_noisier_where_things_move_faster():
+    model = config()
+    before = images(model, 400)
+    noise = torch.randn(before[:, 1:].shape, generator=torch.Generator().manual_seed(5)) / 255
+    before[:, 1:] += noise
+    after = disturb(before, model, torch.Generator().manual_seed(0))
+    faster = ((after[:, 0] - before[:, 0]).abs().flatten(1).amax(1) < 1e-6) & (
+        (after[:, 1, 24:40, 40:56] - before[:, 1, 24:40, 40:56]).abs().flatten(1).amax(1) > 20 / 255
+    )
+    assert faster.sum() > 50
+    at_rest = torch.cat([after[faster, 1, :16], after[faster, 1, 48:]], 1) * 255 - FLOW_NEUTRAL
+    assert at_rest.std() < 1.2
+
+
+@pytest.mark.parametrize("motion", ["difference-1", "flow-dis-1"])
+def test_mostly_what_is_faster_moves_as_if_frames_were_skipped(motion):
+    model = config(motion=motion)
+    before = images(model, 400)
+    skipped = torch.full_like(before[:, 1:], motion_at_rest(model) / 255)
+    skipped[:, :, 24:40, 40:56] += 50 / 255
+    after = disturb(before, model, torch.Generator().manual_seed(0), skipped)
+    same_picture = (after[:, 0] - before[:, 0]).abs().flatten(1).amax(1) < 1e-6
+    level = after[:, -1, 24:40, 40:56].flatten(1).amax(1) * 255 - motion_at_rest(model)
+    rests = before[:, -1, 24:40, 40:56].flatten(1).amax(1) * 255 - motion_at_rest(model)
+    # The last channel of the flow is along the height, where nothing moves unless frames are skipped.
+    by_skipping = same_picture & (level - rests > 5) & ((level < 66) if motion == "flow-dis-1" else True)
+    assert 0.1 < by_skipping.float().mean() < 0.4
+
+
 def test_some_foreign_things_rest_and_some_move_at_the_pace_of_the_place():
     model = config()
     before = images(model, 400)
@@ -120,6 +149,16 @@ def test_crops_keep_scale_and_position_and_mostly_hold_what_moves():
     assert torch.equal(crops[0], whole[0, :, row : row + 32, column : column + 32])
     holds_motion = (crops[..., 1].int() - FLOW_NEUTRAL > 16).flatten(1).any(1).float().mean()
     assert holds_motion > 0.8
+
+
+def test_further_channels_are_cropped_alike_and_do_not_choose_the_crop():
+    model = config()
+    whole, position, seed = frames(model, 50), Encoder(model).position, torch.Generator
+    crops, places = take_crops(whole, position, 32, model, seed().manual_seed(0))
+    more, same = take_crops(torch.cat([whole, 255 - whole], -1), position, 32, model, seed().manual_seed(0))
+    assert torch.equal(more[..., :3], crops)
+    assert torch.equal(more[..., 3:], 255 - crops)
+    assert torch.equal(same, places)
 
 
 def test_a_crop_is_at_most_the_picture():
