@@ -52,7 +52,7 @@ class Variant:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-_PLAIN: Final = {"disturb": False}
+_PLAIN: Final[dict[str, Any]] = {"pseudo_anomalies": []}
 VARIANTS: Final = (
     Variant("`balanced` as shipped"),
     Variant("no pseudo-anomalies: residual of a plain autoencoder", {"comparator": None}, _PLAIN),
@@ -62,8 +62,10 @@ VARIANTS: Final = (
     Variant("bottleneck: fully connected by tile of 32 px, latent 64", {"bottleneck": "tile", "latent": 64}),
     Variant("bottleneck: spatial, latent 4", {"latent": 4}),
     Variant("bottleneck: spatial, latent 64", {"latent": 64}),
-    Variant("clip of 1 frame", {"clip_frames": 1}),
-    Variant("clip of 5 frames", {"clip_frames": 5}),
+    Variant("pseudo-anomalies without skipped frames", {}, {"pseudo_anomalies": ["faster", "displaced", "foreign"]}),
+    Variant("skipped frames alone", {}, {"pseudo_anomalies": ["skip-frame"]}),
+    Variant("foreign pieces alone", {}, {"pseudo_anomalies": ["foreign"]}),
+    Variant("clip of 3 frames", {"clip_frames": 3}),
     Variant("loss: absolute error", {}, {"loss": "l1"}),
     Variant("loss: SSIM and absolute error", {}, {"loss": "ssim"}),
     Variant("motion: differences of frames", {"motion": "difference-1"}),

@@ -74,7 +74,7 @@ class Method:
         return f"`trainer fit {self.folder}/train --config FILE --seed {seed}`, FILE holding `{given}`"
 
 
-_PLAIN: Final[dict[str, Any]] = {"disturb": False, "augment": False, "model": {"comparator": None}}
+_PLAIN: Final[dict[str, Any]] = {"pseudo_anomalies": [], "augment": False, "model": {"comparator": None}}
 METHODS: Final = (
     Method("best", "ped2", {"preset": "best"}),
     Method("balanced", "ped2", {"preset": "balanced"}),

@@ -78,6 +78,7 @@ def room_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle fitted for a few seconds to the empty stretches of the room clip; do not change its files."""
     from exporter.build import build_bundle
     from tests.footage import tiny_settings
+    from trainer.disturb import PSEUDO_ANOMALIES
     from trainer.fit import fit
 
     folder = tmp_path_factory.mktemp("room")
@@ -87,7 +88,7 @@ def room_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "height": 64, "width": 96, "widths": [16, 32, 64], "latent": 16,
         "bottleneck": "spatial", "motion": "flow-dis-1", "comparator": [16, 32, 32],
     }  # fmt: skip
-    settings = tiny_settings(epochs=6, disturb=True, augment=True, model=model)
+    settings = tiny_settings(epochs=6, pseudo_anomalies=PSEUDO_ANOMALIES, augment=True, model=model)
     fit(open_source(source), source, settings, folder / "run", Console(quiet=True))
     build_bundle(folder / "run", folder / "bundle", name="room")
     return folder / "bundle"

@@ -18,7 +18,7 @@ TINY = {
         "motion": "none",
         "comparator": None,
     },
-    "disturb": False,
+    "pseudo_anomalies": (),
     "augment": False,
     "batch": 8,
     "min_epoch_steps": 4,

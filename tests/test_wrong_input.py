@@ -92,7 +92,8 @@ def things(tmp_path_factory, tiny_bundle):
     (folder / "date.yaml").write_text("batch: 2001-99-99")
     (folder / "deep.yaml").write_text("[" * 20_000)
     (folder / "binary.yaml").write_bytes(b"batch: \xff")
-    (folder / "undisturbed.yaml").write_text("disturb: false")
+    (folder / "undisturbed.yaml").write_text("pseudo_anomalies: []")
+    (folder / "at-rest.yaml").write_text("{preset: still, pseudo_anomalies: [faster]}")
     (folder / "crops.yaml").write_text("crop_px: 36\nmodel: {widths: [8, 8]}")
     (folder / "code.yaml").write_text("batch: !!python/object/apply:os.mkdir [code-ran]")
     (folder / "password").write_text("secret")
@@ -166,7 +167,8 @@ TABLE = [
     ("trainer fit good --out out --epochs 1 --minutes 1", 2, "not both"),
     ("trainer fit good --out out --seed -1", 2, "seed"),
     ("trainer fit good --out out --preset quick", 2, "preset"),
-    ("trainer fit good --out out --config undisturbed.yaml", 2, "model.comparator learns from disturbed frames"),
+    ("trainer fit good --out out --config undisturbed.yaml", 2, "model.comparator learns from pseudo_anomalies"),
+    ("trainer fit good --out out --config at-rest.yaml", 2, "set it to null, or these to foreign"),
     ("trainer fit good --out out --config crops.yaml", 2, "crop_px must be a multiple of 8"),
     ("trainer fit good --out out --device tpu", 2, "device"),
     ("trainer fit good --out out --config none.yaml", 2, "none.yaml"),

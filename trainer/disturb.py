@@ -3,16 +3,17 @@
 An autoencoder that is only asked to redraw what it sees learns to redraw anomalies too. So it is shown normal crops
 into which something was put, and the loss compares with the crop as it was (a denoising autoencoder, Vincent et al.,
 JMLR 2010, whose noise is pseudo-anomalies: Astrid et al., Learning Not to Reconstruct Anomalies, BMVC 2021; Zavrtanik
-et al., DRAEM, ICCV 2021). Three things are put in:
+et al., DRAEM, ICCV 2021). Four things are put in, the first two within a soft blob or in the whole crop:
 
-faster     what moves here moves 1.4 to 4.5 times as fast, or backwards, within a soft blob or in the whole crop;
-           mostly by the motion that the footage has when frames of it are skipped (`trainer.skipped`)
-displaced  what moves in another crop is laid over this one, faster
-foreign    a piece of another crop, lighter or darker, with more or less contrast, at rest or moving as things here do
+skip-frame  what moves here moves as it does when frames of the footage are skipped (`trainer.skipped`)
+faster      what moves here moves 1.4 to 4.5 times as fast, or backwards
+displaced   what moves in another crop is laid over this one, faster
+foreign     a piece of another crop, lighter or darker, with more or less contrast, at rest or moving as things here do
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,10 +22,12 @@ from torch.nn import functional
 from contract.frame import FLOW_FRAMES, FLOW_STEPS_A_PIXEL
 from trainer.model import CELL_PX, ModelConfig, motion_at_rest, pictures_and_motion
 
+PseudoAnomaly = Literal["skip-frame", "faster", "displaced", "foreign"]
+PSEUDO_ANOMALIES: Final[tuple[PseudoAnomaly, ...]] = get_args(PseudoAnomaly)
+"""All kinds."""
+
 _UNDISTURBED: Final = 0.25
-_FASTER: Final = 0.4
-_DISPLACED: Final = 0.15
-_REAL: Final = 0.6
+_SHARES: Final[dict[PseudoAnomaly, float]] = {"skip-frame": 0.24, "faster": 0.16, "displaced": 0.15, "foreign": 0.2}
 _SLOW_PX_A_FRAME: Final = 0.25
 _SLOW_LEVELS: Final = 8.0
 _PLAIN_LEVELS: Final = 20.0
@@ -41,36 +44,45 @@ class _Split:
     motion: Tensor
 
 
-def disturb(images: Tensor, config: ModelConfig, random: torch.Generator, skipped: Tensor | None = None) -> Tensor:
-    """Put something into three quarters of the images.
+def disturb(
+    images: Tensor,
+    config: ModelConfig,
+    random: torch.Generator,
+    kinds: Collection[PseudoAnomaly] = PSEUDO_ANOMALIES,
+    skipped: Tensor | None = None,
+) -> Tensor:
+    """Put pseudo-anomalies into three quarters of the images.
 
     Args:
         images: Float of shape (batch, clip_frames * input_channels, height, width), 0..1; crops or whole pictures.
         config: Says which channels are motion.
         random: On the CPU; the same state gives the same disturbances.
-        skipped: Their motion if the footage ran faster, in levels 0..1, (batch, clip_frames * channels of motion,
-            height, width); None where it is not known.
+        kinds: What is put in; of motion's kinds nothing where the model is given none.
+        skipped: Motion of skipped frames, in levels 0..1, (batch, clip_frames * channels of motion, height, width);
+            None leaves ``skip-frame`` out.
 
     Returns:
         The same shape; the images are left as they are.
     """
     here = _apart(images, config)
     there = _apart(images[torch.randperm(len(images), generator=random)], config)
-    kind = torch.rand(len(images), 1, 1, 1, 1, generator=random).to(images.device)
-    moving = config.motion != "none"
-    faster_to = _UNDISTURBED + (_FASTER if moving else 0)
-    displaced_to = faster_to + (_DISPLACED if moving else 0)
-    pictures, motion = here.pictures, here.motion
-    if moving:
-        faster = _faster(here, skipped, config, random)
-        motion = torch.where((kind >= _UNDISTURBED) & (kind < faster_to), faster, motion)
     shape = _soft_shapes(images, random)
-    laid = _displaced(here, there, shape, config, random) if moving else here
-    is_laid = (kind >= faster_to) & (kind < displaced_to)
-    put = _foreign(here, there, shape, config, random)
-    is_put = kind >= displaced_to
-    pictures = torch.where(is_put, put.pictures, torch.where(is_laid, laid.pictures, pictures))
-    motion = torch.where(is_put, put.motion, torch.where(is_laid, laid.motion, motion))
+    makers: dict[PseudoAnomaly, Callable[[], _Split]] = {}
+    if config.motion != "none":
+        if skipped is not None:
+            fast = skipped.reshape(here.motion.shape) * 255 - motion_at_rest(config)
+            makers["skip-frame"] = lambda: _skip_frame(here, fast, random)
+        makers["faster"] = lambda: _faster(here, config, random)
+        makers["displaced"] = lambda: _displaced(here, there, shape, config, random)
+    makers["foreign"] = lambda: _foreign(here, there, shape, config, random)
+    chosen = [kind for kind in makers if kind in kinds]
+    drawn = torch.rand(len(images), 1, 1, 1, 1, generator=random).to(images.device)
+    pictures, motion, start = here.pictures, here.motion, _UNDISTURBED
+    for kind in chosen:
+        stop = start + (1 - _UNDISTURBED) * _SHARES[kind] / sum(_SHARES[one] for one in chosen)
+        put, among = makers[kind](), (drawn >= start) & (drawn < stop)
+        pictures, motion = torch.where(among, put.pictures, pictures), torch.where(among, put.motion, motion)
+        start = stop
     return _together(_Split(pictures, motion), config)
 
 
@@ -138,28 +150,33 @@ def _chance(share: float, images: Tensor, random: torch.Generator) -> Tensor:
     return between(0, 1, images, random) < share
 
 
-def _faster(here: _Split, skipped: Tensor | None, config: ModelConfig, random: torch.Generator) -> Tensor:
+def _skip_frame(here: _Split, fast: Tensor, random: torch.Generator) -> _Split:
+    fast = fast * between(0.8, 1.3, fast, random)
+    return _Split(here.pictures, torch.lerp(here.motion, fast, _soft_blobs(fast, random)))
+
+
+def _faster(here: _Split, config: ModelConfig, random: torch.Generator) -> _Split:
     pictures = here.pictures
     factor = torch.where(
         _chance(0.85, pictures, random), between(1.4, 4.5, pictures, random), between(-2.0, -0.5, pictures, random)
     )
-    rows, columns = _offsets(pictures, random)
-    blob = torch.exp(
-        -(
-            torch.square(rows / between(6 / _SPAN, 25 / _SPAN, pictures, random))
-            + torch.square(columns / between(6 / _SPAN, 25 / _SPAN, pictures, random))
-        )
-        / 2
-    )
-    within = torch.where(_chance(0.3, pictures, random), torch.ones_like(blob), (1.5 * blob).clamp(max=1))
     # What rests has noise alone, and something fast does not make it noisier.
     speed = torch.sqrt(torch.square(here.motion).sum(-3, keepdim=True))
     moving = (speed / _slow(config) - 0.5).clamp(0, 1)
-    scaled = here.motion * (1 + (factor - 1) * within * moving)
-    if skipped is None:
-        return scaled
-    real = (skipped.reshape(here.motion.shape) * 255 - motion_at_rest(config)) * between(0.8, 1.3, pictures, random)
-    return torch.where(_chance(_REAL, pictures, random), torch.lerp(here.motion, real, within), scaled)
+    return _Split(pictures, here.motion * (1 + (factor - 1) * _soft_blobs(pictures, random) * moving))
+
+
+def _soft_blobs(images: Tensor, random: torch.Generator) -> Tensor:
+    """Gaussians with a flat top, 0..1, and three images of ten that are 1 all over: (batch, 1, 1, height, width)."""
+    rows, columns = _offsets(images, random)
+    blob = torch.exp(
+        -(
+            torch.square(rows / between(6 / _SPAN, 25 / _SPAN, images, random))
+            + torch.square(columns / between(6 / _SPAN, 25 / _SPAN, images, random))
+        )
+        / 2
+    )
+    return torch.where(_chance(0.3, images, random), torch.ones_like(blob), (1.5 * blob).clamp(max=1))
 
 
 def _displaced(here: _Split, there: _Split, shape: Tensor, config: ModelConfig, random: torch.Generator) -> _Split:

@@ -273,7 +273,7 @@ def _training_images(
     if settings.augment:
         images = augment(images, settings.model, chance)
     images, faster = taker.part(images)
-    disturbed = disturb(images, settings.model, chance, faster) if settings.disturb else images
+    disturbed = _disturb(images, faster, settings, chance)
     return images, disturbed, places
 
 
@@ -292,6 +292,14 @@ def _loss(
         return loss
     there = put_in(disturbed, images, settings.model)
     return loss + functional.binary_cross_entropy_with_logits(logits.float(), there)
+
+
+def _disturb(
+    images: torch.Tensor, skipped: torch.Tensor | None, settings: FitSettings, chance: torch.Generator
+) -> torch.Tensor:
+    if not settings.disturbs:
+        return images
+    return disturb(images, settings.model, chance, settings.pseudo_anomalies, skipped)
 
 
 def _add_noise(images: torch.Tensor, sigma: float, generator: torch.Generator) -> torch.Tensor:
@@ -319,7 +327,7 @@ def _validation_loss(
         for start in range(0, len(places), settings.batch):
             clips = taker.take(validation, places[start : start + settings.batch])
             images, faster = taker.part(to_images(clips.to(fabric.device)))
-            disturbed = disturb(images, settings.model, chance, faster) if settings.disturb else images
+            disturbed = _disturb(images, faster, settings, chance)
             with fabric.autocast():
                 output = detector.redraw_and_compare(disturbed.contiguous(memory_format=torch.channels_last))
             total += float(_loss(output, disturbed, images, loss_of, settings)) * len(clips)
@@ -395,7 +403,7 @@ def _read_footage(clips: Sequence[Clip], settings: FitSettings, out: Path, conso
 def _skip_frames(
     footage: Footage, settings: FitSettings, out: Path, console: Console, *, shown: bool
 ) -> SkippedMotion | None:
-    if settings.model.motion == "none" or not settings.disturb:
+    if not settings.skips_frames:
         return None
     with StageProgress("motion of skipped frames", console, shown=shown) as progress:
         total = len(footage.frames)

@@ -19,7 +19,7 @@ PRESETS: Final[dict[Preset, dict[str, Any]]] = {
             "widths": (16, 32, 64, 64),
             "comparator": None,
         },
-        "disturb": False,
+        "pseudo_anomalies": (),
         "augment": False,
         "batch": 32,
         "minutes": 2.0,

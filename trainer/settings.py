@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from contract.event import EventRuleChanges
 from contract.frame import FrameLimits
 from contract.settings import Settings
+from trainer.disturb import PSEUDO_ANOMALIES, PseudoAnomaly
 from trainer.model import CELL_PX, ModelConfig
 from trainer.presets import Preset, with_preset
 
@@ -33,8 +34,9 @@ class FitSettings(Settings):
     noise: float = Field(default=0.0, ge=0, le=1)
     """Standard deviation of the Gaussian noise added to the input, which is 0..1; above 0 trains a denoiser."""
 
-    disturb: bool = True
-    """Whether things that were never there are put into the training frames, to be redrawn without them."""
+    pseudo_anomalies: tuple[PseudoAnomaly, ...] = PSEUDO_ANOMALIES
+    """What is put into the training frames, to be redrawn without it and told by the comparator: what moves as when
+    frames are skipped, what moves faster, what moves elsewhere, foreign pieces. Without motion the last alone."""
 
     augment: bool = True
     """Whether the training frames are also shown in other light, sharpness and noise, and as footage starts, so that a
@@ -116,11 +118,22 @@ class FitSettings(Settings):
         crop_step = max(self.model.step_px, CELL_PX)
         if self.crop_px is not None and self.crop_px % crop_step:
             raise ValueError(f"crop_px must be a multiple of {crop_step} for these layers")
-        if self.model.comparator is not None and not self.disturb:
-            raise ValueError("model.comparator learns from disturbed frames; set it to null, or disturb to true")
+        if self.model.comparator is not None and not self.disturbs:
+            kinds = "foreign" if self.model.motion == "none" else "one or more of " + ", ".join(PSEUDO_ANOMALIES)
+            raise ValueError(f"model.comparator learns from pseudo_anomalies; set it to null, or these to {kinds}")
         if self.min_epoch_steps > self.max_epoch_steps:
             raise ValueError("min_epoch_steps is above max_epoch_steps")
         return self
+
+    @property
+    def disturbs(self) -> bool:
+        """Whether anything is put into training frames of this model."""
+        return "foreign" in self.pseudo_anomalies if self.model.motion == "none" else bool(self.pseudo_anomalies)
+
+    @property
+    def skips_frames(self) -> bool:
+        """Whether the motion of skipped frames is needed."""
+        return self.model.motion != "none" and "skip-frame" in self.pseudo_anomalies
 
     @property
     def budget(self) -> float:

@@ -16,6 +16,7 @@ from exporter.build import _carried_over, build_bundle
 from exporter.parity import BATCHES
 from tests.footage import tiny_settings, write_scene
 from trainer.checkpoint import CHECKPOINT_NAME, load_checkpoint, load_samples, load_tensors, save_atomically
+from trainer.disturb import PSEUDO_ANOMALIES
 from trainer.fit import fit
 
 
@@ -95,7 +96,9 @@ def test_graphs_have_a_dynamic_batch_no_outside_weights_and_no_batch_norm(bundle
 @pytest.fixture(scope="module")
 def comparing_run(tmp_path_factory):
     model = {"bottleneck": "spatial", "motion": "flow-dis-1", "comparator": [8, 16, 16]}
-    return make_run(tmp_path_factory.mktemp("comparing"), epochs=40, model=model, disturb=True, augment=True)
+    return make_run(
+        tmp_path_factory.mktemp("comparing"), epochs=40, model=model, pseudo_anomalies=PSEUDO_ANOMALIES, augment=True
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

@@ -3,7 +3,7 @@ import torch
 
 from contract.frame import FLOW_NEUTRAL
 from trainer.crops import take_crops
-from trainer.disturb import disturb, moving_places, put_in
+from trainer.disturb import PSEUDO_ANOMALIES, disturb, moving_places, put_in
 from trainer.model import Encoder, ModelConfig, motion_at_rest
 
 
@@ -71,6 +71,32 @@ def test_some_move_faster_while_their_picture_stays():
     assert level.max() > 100
 
 
+@pytest.mark.parametrize("kind", PSEUDO_ANOMALIES)
+def test_only_what_is_asked_for_is_put_in(kind):
+    model = config()
+    before = images(model, 200)
+    skipped = before[:, 1:] + 20 / 255
+    after = disturb(before, model, torch.Generator().manual_seed(0), [kind], skipped)
+    change = (after - before).abs().flatten(2).amax(2) > 1e-3
+    assert change[:, 0].any() == (kind in ("displaced", "foreign"))
+    assert 0.3 < change.any(1).float().mean() < 0.9
+    # Along the height nothing moves but by skipped frames.
+    assert change[:, 2].any() == (kind == "skip-frame")
+    assert torch.equal(disturb(before, model, torch.Generator().manual_seed(0), [], skipped), before)
+
+
+def test_where_nothing_moves_foreign_pieces_alone_are_put_in():
+    model = config(motion="none")
+    before = images(model, 50)
+    one, all_kinds, none = (
+        disturb(before, model, torch.Generator().manual_seed(0), kinds)
+        for kinds in (["foreign"], PSEUDO_ANOMALIES, ["faster", "skip-frame"])
+    )
+    assert torch.equal(one, all_kinds)
+    assert not torch.equal(one, before)
+    assert torch.equal(none, before)
+
+
 def test_what_rests_does_not_become_noisier_where_things_move_faster():
     model = config()
     before = images(model, 400)
@@ -91,7 +117,7 @@ def test_mostly_what_is_faster_moves_as_if_frames_were_skipped(motion):
     before = images(model, 400)
     skipped = torch.full_like(before[:, 1:], motion_at_rest(model) / 255)
     skipped[:, :, 24:40, 40:56] += 50 / 255
-    after = disturb(before, model, torch.Generator().manual_seed(0), skipped)
+    after = disturb(before, model, torch.Generator().manual_seed(0), skipped=skipped)
     same_picture = (after[:, 0] - before[:, 0]).abs().flatten(1).amax(1) < 1e-6
     level = after[:, -1, 24:40, 40:56].flatten(1).amax(1) * 255 - motion_at_rest(model)
     rests = before[:, -1, 24:40, 40:56].flatten(1).amax(1) * 255 - motion_at_rest(model)

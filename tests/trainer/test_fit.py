@@ -19,6 +19,7 @@ from tests.calibrations import made_calibration
 from tests.footage import TINY, tiny_settings, write_scene
 from trainer.calibrate import _rule_for
 from trainer.checkpoint import load_checkpoint, load_samples
+from trainer.disturb import PSEUDO_ANOMALIES
 from trainer.fit import fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +107,9 @@ def test_noise_trains_a_denoiser(scene, tmp_path):
 
 
 def test_a_disturbed_frame_scores_above_the_threshold(scene, tmp_path):
-    checkpoint = run_fit(scene, tmp_path / "run", epochs=60, disturb=True, model={"bottleneck": "spatial"})
+    checkpoint = run_fit(
+        scene, tmp_path / "run", epochs=60, pseudo_anomalies=PSEUDO_ANOMALIES, model={"bottleneck": "spatial"}
+    )
     samples = load_samples(tmp_path / "run")
     with torch.inference_mode():
         normal, _ = checkpoint.detector(torch.from_numpy(samples.calibration))
