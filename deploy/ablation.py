@@ -16,12 +16,14 @@ from typing import Annotated, Any, Final
 import numpy as np
 import numpy.typing as npt
 import typer
+from numpy.lib.stride_tricks import sliding_window_view
 from rich.console import Console
 
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
 from deploy.measured import data_folder, is_kept, keep_result, kept_results, table
 from deploy.probed import Footage, Probed, ScoredProbes, put_probes, score_probes
+from deploy.rescored import rescored
 from trainer.evaluate import open_model
 from trainer.fit import fit
 from trainer.metrics import frame_auroc
@@ -68,6 +70,7 @@ VARIANTS: Final = (
     Variant("clip of 3 frames", {"clip_frames": 3}),
     Variant("loss: absolute error", {}, {"loss": "l1"}),
     Variant("loss: SSIM and absolute error", {}, {"loss": "ssim"}),
+    Variant("loss: absolute error of pictures and of their gradients", {}, {"loss": "gradient"}),
     Variant("motion: differences of frames", {"motion": "difference-1"}),
     Variant("no motion", {"motion": "none"}),
     Variant("input 192x288", {"height": 192, "width": 288}),
@@ -114,6 +117,10 @@ def _measure(probed: Probed, folder: Path, number: int, minutes: float, seed: in
     )
     checkpoint = fit(probed.before, _FOOTAGE.path, settings, folder / "run", _console)
     scored = score_probes(open_model(folder / "run", "auto"), probed, _console)
+    auroc = {pool: auroc_by_kind(scored, POOLS[pool]) for pool in (POOLS if number == 0 else [HIGHEST])}
+    if number == 0:
+        for name, model in rescored(folder / "run").items():
+            auroc[name] = auroc_by_kind(score_probes(model, probed, _console), POOLS[HIGHEST])
     result = {
         "number": number,
         "name": variant.name,
@@ -121,7 +128,7 @@ def _measure(probed: Probed, folder: Path, number: int, minutes: float, seed: in
         "minutes": minutes,
         "steps": checkpoint.training["steps"],
         "parameters": sum(tensor.numel() for tensor in checkpoint.detector.parameters()),
-        "auroc": {pool: auroc_by_kind(scored, POOLS[pool]) for pool in (POOLS if number == 0 else [HIGHEST])},
+        "auroc": auroc,
     }
     keep_result(folder, result)
 
@@ -150,6 +157,16 @@ def _top_share(stretch: ScoredStretch) -> npt.NDArray[np.float64]:
     return np.asarray(cells[:, -max(1, round(_TOP_SHARE * cells.shape[1])) :].mean(1))
 
 
+def _block(cells: int) -> Pool:
+    """Highest mean of a block of so many cells a side."""
+
+    def pool(stretch: ScoredStretch) -> npt.NDArray[np.float64]:
+        blocks = sliding_window_view(stretch.maps.astype(np.float64), (cells, cells), axis=(1, 2))
+        return np.asarray(blocks.mean((3, 4)).max((1, 2)))
+
+    return pool
+
+
 def _smoothed(frames: int) -> Pool:
     """Highest cell of the map, averaged over this frame and those before it."""
 
@@ -165,6 +182,8 @@ POOLS: Final[dict[str, Pool]] = {
     HIGHEST: lambda stretch: stretch.scores,
     "mean of all cells": _mean,
     "mean of the highest 2% of cells": _top_share,
+    "highest block of 2x2 cells": _block(2),
+    "highest block of 4x4 cells": _block(4),
     "highest cell, averaged over 3 frames": _smoothed(3),
     "highest cell, averaged over 7 frames": _smoothed(7),
 }

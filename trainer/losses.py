@@ -25,7 +25,12 @@ def loss_function(name: Loss, config: ModelConfig) -> LossFunction:
     Returns:
         A function of reconstruction and images, both of shape (batch, channels, height, width), 0..1, to a scalar.
     """
-    losses: dict[Loss, LossFunction] = {"mse": functional.mse_loss, "l1": functional.l1_loss, "ssim": _ssim_loss}
+    losses: dict[Loss, LossFunction] = {
+        "mse": functional.mse_loss,
+        "l1": functional.l1_loss,
+        "ssim": _ssim_loss,
+        "gradient": _gradient_loss,
+    }
     of_pictures = losses[name]
     if config.motion == "none":
         return of_pictures
@@ -46,3 +51,12 @@ def _ssim_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
     similarity = structural_similarity_index_measure(reconstruction, images, data_range=1.0, sigma=1.0)
     assert isinstance(similarity, Tensor)  # noqa: S101 - a tuple only comes with return_contrast_sensitivity
     return _SSIM_SHARE * (1 - similarity) + (1 - _SSIM_SHARE) * functional.l1_loss(reconstruction, images)
+
+
+def _gradient_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Absolute error, and that of differences between neighbours, which keeps edges sharp.
+
+    Source: Mathieu et al., Deep Multi-Scale Video Prediction beyond Mean Square Error, ICLR 2016.
+    """
+    along = [functional.l1_loss(reconstruction.diff(dim=side), images.diff(dim=side)) for side in (-2, -1)]
+    return functional.l1_loss(reconstruction, images) + sum(along, reconstruction.new_zeros(()))

@@ -12,7 +12,7 @@ from trainer.model import CELL_PX, ModelConfig
 from trainer.presets import Preset, with_preset
 
 Device = Literal["auto", "cpu", "cuda"]
-Loss = Literal["mse", "l1", "ssim"]
+Loss = Literal["mse", "l1", "ssim", "gradient"]
 
 _MAX_HELD_OUT_SHARE = 0.8
 _DEFAULT_BUDGET = 1.0
@@ -29,7 +29,8 @@ class FitSettings(Settings):
     """The autoencoder."""
 
     loss: Loss = "mse"
-    """Compares reconstruction and undisturbed input: mean squared or absolute error, or 1 - SSIM beside the latter."""
+    """Compares reconstruction and undisturbed input: mean squared or absolute error, the latter beside 1 - SSIM
+    or beside that of the pictures' gradients."""
 
     noise: float = Field(default=0.0, ge=0, le=1)
     """Standard deviation of the Gaussian noise added to the input, which is 0..1; above 0 trains a denoiser."""
