@@ -58,7 +58,10 @@ class ModelShape(FrozenModel):
     """Shapes of what goes in and out of the graphs, batch left out."""
 
     clip_frames: int = Field(ge=1, le=64)
-    """Consecutive frames that make one input; the last of them is the one scored."""
+    """Consecutive frames that the detector takes; the last of them is the one scored."""
+
+    redrawn_frames: int = Field(ge=1, le=64)
+    """How many of them, the last ones, the encoder takes and the decoder redraws."""
 
     latent: tuple[int, ...]
     """Shape of a latent."""

@@ -142,7 +142,7 @@ class Autoencoder:
         """
         self.bundle = bundle
         preprocessing, shape = bundle.manifest.preprocessing, bundle.manifest.shape
-        images = (shape.clip_frames * preprocessing.input_channels, preprocessing.height, preprocessing.width)
+        images = (shape.redrawn_frames * preprocessing.input_channels, preprocessing.height, preprocessing.width)
         where = {name: str(bundle.folder / f"{name}.onnx") for name in ("encoder", "decoder")}
         self._encoder, self._decoder = (
             open_session(bundle.read_graph(f"{name}.onnx"), provider, threads, where[name]) for name in where
@@ -162,7 +162,7 @@ class Autoencoder:
         """Encode images.
 
         Args:
-            images: float32 of shape (batch, clip_frames * input_channels, height, width), 0..1.
+            images: float32 of shape (batch, redrawn_frames * input_channels, height, width), 0..1.
 
         Returns:
             Latents, float32 of shape (batch, *latent).
@@ -181,7 +181,7 @@ class Autoencoder:
             latents: float32 of shape (batch, *latent).
 
         Returns:
-            Reconstructions, float32 of shape (batch, clip_frames * input_channels, height, width).
+            Reconstructions, float32 of shape (batch, redrawn_frames * input_channels, height, width).
 
         Raises:
             BundleError: A reconstruction is not finite: the model is broken.

@@ -13,7 +13,7 @@ from contract.scoring import FloatArray, cell_statistics, z_to_score
 from trainer.checkpoint import load_checkpoint, load_samples
 from trainer.detector import Detector
 from trainer.evaluate import LoadedModel, open_model
-from trainer.model import to_images
+from trainer.model import seen_images
 
 _BATCH: Final = 32
 _HIGH_SHARE: Final = 0.95
@@ -89,11 +89,11 @@ class LatentDistance:
 
     Args:
         detector: Its encoder keeps places apart.
-        frames: Normal clips, uint8 of shape (n, clip_frames, height, width, input_channels).
+        frames: Normal clips, uint8 of shape (n, detector_frames, height, width, input_channels).
     """
 
     def __init__(self, detector: Detector, frames: npt.NDArray[np.uint8]) -> None:
-        self._encoder = detector.autoencoder.encoder
+        self._encoder, self._config = detector.autoencoder.encoder, detector.autoencoder.config
         latents = self._latents(frames)
         flat = latents.transpose(0, 2, 3, 1).reshape(-1, latents.shape[1])
         self._mean = flat.mean(0)
@@ -109,9 +109,9 @@ class LatentDistance:
 
     def _latents(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         with torch.inference_mode():
-            batches = [frames[start : start + _BATCH] for start in range(0, len(frames), _BATCH)]
-            latents = [self._encoder(to_images(torch.from_numpy(batch))).double().numpy() for batch in batches]
-        return np.concatenate(latents)
+            batches = [torch.from_numpy(frames[start : start + _BATCH]) for start in range(0, len(frames), _BATCH)]
+            latents = [self._encoder(seen_images(batch, self._config)).double() for batch in batches]
+        return torch.cat(latents).numpy()
 
 
 def rescored(run: Path) -> dict[str, LoadedModel]:

@@ -34,7 +34,7 @@ from exporter.model_card import model_card
 from exporter.parity import Graph, in_batches, measure_parity, require_parity
 from trainer.checkpoint import CHECKPOINT_NAME, Checkpoint, Samples, load_checkpoint, load_samples
 from trainer.detector import CellErrors, Detector
-from trainer.model import Autoencoder, to_images
+from trainer.model import Autoencoder, seen_images
 
 _AUROC_LOSS_ACCEPTED: Final = {"fp32": 0.0, "fp16": 0.002, "int8": 0.01}
 _PARITY_CLIPS: Final = 24
@@ -110,7 +110,7 @@ def _export(detector: Detector, precision: Precision, samples: Samples) -> _Grap
         detector = halved(detector)
     autoencoder = detector.autoencoder
     frames = torch.from_numpy(np.concatenate([samples.validation[:1], samples.disturbed[:1]]))
-    images = to_images(frames)
+    images = seen_images(frames, autoencoder.config)
     with torch.inference_mode():
         latent = autoencoder.encoder(images)
     graphs = _Graphs(
@@ -124,7 +124,7 @@ def _export(detector: Detector, precision: Precision, samples: Samples) -> _Grap
 def _quantized(graphs: _Graphs, autoencoder: Autoencoder, samples: Samples) -> _Graphs:
     clips = _quantization_clips(samples)
     with torch.inference_mode():
-        images = to_images(torch.from_numpy(clips))
+        images = seen_images(torch.from_numpy(clips), autoencoder.config)
         latents = autoencoder.encoder(images).numpy()
 
     def feeds(name: str, values: npt.NDArray[np.generic]) -> list[Feed]:
@@ -246,7 +246,12 @@ def _write(
             precision=precision,
             files={},
             preprocessing=config.preprocessing,
-            shape=ModelShape(clip_frames=config.clip_frames, latent=latent_shape, anomaly_map=config.map_shape),
+            shape=ModelShape(
+                clip_frames=config.detector_frames,
+                redrawn_frames=config.clip_frames,
+                latent=latent_shape,
+                anomaly_map=config.map_shape,
+            ),
             calibration=calibration,
             event_rule=checkpoint.event_rule,
             training=checkpoint.training,

@@ -12,7 +12,7 @@ from contract.errors import ParityError
 from contract.manifest import ParityRow, Precision
 from contract.scoring import FloatArray
 from trainer.detector import Detector
-from trainer.model import to_images
+from trainer.model import seen_images
 
 BATCHES: Final = (1, 3, 8)
 _MAX_LABELS_APART: Final = {"fp32": 0.0, "fp16": 0.03, "int8": 0.15}
@@ -35,7 +35,7 @@ def measure_parity(
     Args:
         detector: The PyTorch detector, the reference, in fp32.
         graphs: ``encoder``, ``decoder`` and ``detector``: an array in, outputs out.
-        clips: uint8 of shape (n, clip_frames, height, width, channels), normal and disturbed.
+        clips: uint8 of shape (n, detector_frames, height, width, channels), normal and disturbed.
         thresholds: PyTorch's and the graphs', which differ where the graphs were calibrated anew.
         precision: Of the graphs; differences are bounded for fp32, and labels for every precision.
 
@@ -47,7 +47,7 @@ def measure_parity(
     """
     with torch.inference_mode():
         frames = torch.from_numpy(clips)
-        images = to_images(frames)
+        images = seen_images(frames, detector.autoencoder.config)
         latent = detector.autoencoder.encoder(images)
         reconstruction = detector.autoencoder.decoder(latent)
         score, anomaly_map = detector(frames)

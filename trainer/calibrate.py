@@ -88,12 +88,12 @@ def take_samples(detector: Detector, validation: Part, calibration: Part, seed: 
         At most 512 clips of each, and at most 64 MiB of them.
     """
     config = detector.autoencoder.config
-    clip_bytes = config.clip_frames * config.height * config.width * config.preprocessing.input_channels
+    clip_bytes = config.detector_frames * config.height * config.width * config.preprocessing.input_channels
     most = max(1, min(_MAX_SAMPLE_CLIPS, _MAX_SAMPLE_BYTES // clip_bytes))
     taken = []
     for part in (validation, calibration):
         which = np.unique(np.linspace(0, len(part) - 1, most).round().astype(np.int64))
-        taken.append(part.clips(which, config.clip_frames))
+        taken.append(part.clips(which, config.detector_frames))
     disturbed = taken[1].copy()
     random = np.random.default_rng(seed)
     height, width = config.height, config.width
@@ -108,7 +108,7 @@ def take_samples(detector: Detector, validation: Part, calibration: Part, seed: 
 
 
 def _batches(detector: Detector, part: Part) -> Iterator[torch.Tensor]:
-    clip_frames = detector.autoencoder.config.clip_frames
+    clip_frames = detector.autoencoder.config.detector_frames
     device = detector.cell_mean.device
     for start in range(0, len(part), _BATCH):
         which = np.arange(start, min(start + _BATCH, len(part)))

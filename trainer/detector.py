@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contract.frame import FLOW_FRAMES, FLOW_NEUTRAL, FLOW_STEPS_A_PIXEL
-from trainer.model import CELL_PX, Autoencoder, ModelConfig, pictures_and_motion, to_images
+from trainer.model import CELL_PX, Autoencoder, ModelConfig, seen_images
 
 _PLACE_PX: Final = 4
 _RESIDUAL_PX: Final = 12
@@ -107,22 +107,24 @@ class Detector(nn.Module):
         """Measure each cell of the last frame by each stream.
 
         Args:
-            frames: uint8 of shape (batch, clip_frames, height, width, input_channels).
+            frames: uint8 of shape (batch, detector_frames, height, width, input_channels).
 
         Returns:
             float32 of shape (batch, streams, rows, columns).
         """
-        images = to_images(frames)
         config = self.autoencoder.config
+        images = seen_images(frames, config)
         reconstruction, logits = self.redraw_and_compare(images)
         appearance = pooled_residual(reconstruction, images, config) if logits is None else logits.float().squeeze(1)
-        return torch.stack([appearance, *([] if config.motion == "none" else [pooled_motion(images, config)])], 1)
+        if config.motion == "none":
+            return appearance[:, None]
+        return torch.stack([appearance, pooled_motion(frames[:, -config.motion_frames :], config)], 1)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Score clips of frames.
 
         Args:
-            frames: uint8 of shape (batch, clip_frames, height, width, input_channels).
+            frames: uint8 of shape (batch, detector_frames, height, width, input_channels).
 
         Returns:
             ``anomaly_score`` of shape (batch,) and ``anomaly_map`` of shape (batch, rows, columns), float32 on the
@@ -167,20 +169,20 @@ def pooled_residual(reconstruction: Tensor, images: Tensor, config: ModelConfig)
     return _cells(torch.sqrt(torch.square(residual).mean(1, keepdim=True) + _ERROR_FLOOR))
 
 
-def pooled_motion(images: Tensor, config: ModelConfig) -> Tensor:
+def pooled_motion(frames: Tensor, config: ModelConfig) -> Tensor:
     """How fast what moves around each cell is: length of the flow, in pixels a frame, or difference, in grey levels.
 
     The mean over a neighbourhood about as large as a person, each place weighted by how fast it is itself: something
-    fast counts as much among things that rest as among others that move. Averaged over the clip's frames.
+    fast counts as much among things that rest as among others that move. Averaged over the frames.
 
     Args:
-        images: Shape (batch, clip_frames * input_channels, height, width).
+        frames: uint8 of shape (batch, frames, height, width, input_channels).
         config: Says which channels are motion.
 
     Returns:
         Shape (batch, rows, columns).
     """
-    motion = pictures_and_motion(images, config)[1].flatten(0, 1) * 255
+    motion = frames[..., config.channels :].permute(0, 1, 4, 2, 3).flatten(0, 1).float()
     if config.motion == "difference-1":
         places, slow = _places(motion), _SLOW_LEVELS
     else:
@@ -188,7 +190,7 @@ def pooled_motion(images: Tensor, config: ModelConfig) -> Tensor:
         places, slow = _places(torch.sqrt(torch.square(flow).sum(1, keepdim=True) + _ERROR_FLOOR)), _SLOW_PX_A_FRAME
     around_px = config.height * _MOTION_SHARE
     speeds = _cells(_around(torch.square(places), around_px) / (_around(places, around_px) + slow))
-    return speeds.reshape(images.shape[0], config.clip_frames, *speeds.shape[1:]).mean(1)
+    return speeds.reshape(frames.shape[0], frames.shape[1], *speeds.shape[1:]).mean(1)
 
 
 def _places(values: Tensor) -> Tensor:

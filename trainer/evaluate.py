@@ -105,7 +105,7 @@ def open_model(path: Path, device: Device) -> LoadedModel:
     return LoadedModel(
         name=f"run {path.resolve().name}",
         preprocessing=config.preprocessing,
-        clip_frames=config.clip_frames,
+        clip_frames=config.detector_frames,
         calibration=checkpoint.calibration,
         event_rule=checkpoint.event_rule,
         score=score,

@@ -39,7 +39,10 @@ class ModelConfig(FrozenModel):
     are not a camera's; the difference from the frame before, ``difference-1``; optical flow, ``flow-dis-1``."""
 
     clip_frames: int = Field(default=1, ge=1, le=64)
-    """Consecutive frames that make one input, T; the last one is scored."""
+    """Consecutive frames that the autoencoder sees and redraws, T; the last one is scored."""
+
+    motion_frames: int = Field(default=5, ge=1, le=64)
+    """Consecutive frames over which the detector averages how fast things move; the last one is scored."""
 
     widths: tuple[int, ...] = Field(default=(24, 48, 64), min_length=1, max_length=8)
     """Feature maps of each convolution; each halves height and width."""
@@ -77,6 +80,11 @@ class ModelConfig(FrozenModel):
     def preprocessing(self) -> Preprocessing:
         """How a frame becomes this model's input."""
         return Preprocessing(height=self.height, width=self.width, channels=self.channels, motion=self.motion)
+
+    @property
+    def detector_frames(self) -> int:
+        """Consecutive frames that the detector takes."""
+        return self.clip_frames if self.motion == "none" else max(self.clip_frames, self.motion_frames)
 
     @property
     def map_shape(self) -> tuple[int, int]:
@@ -179,6 +187,19 @@ def to_images(frames: Tensor) -> Tensor:
         float32 of shape (batch, clip_frames * input_channels, height, width), 0..1.
     """
     return frames.permute(0, 1, 4, 2, 3).flatten(1, 2).float() / 255.0
+
+
+def seen_images(frames: Tensor, config: ModelConfig) -> Tensor:
+    """Turn the detector's clips into the autoencoder's input, which are the last of their frames.
+
+    Args:
+        frames: uint8 of shape (batch, detector_frames, height, width, input_channels).
+        config: Says how many the autoencoder sees.
+
+    Returns:
+        float32 of shape (batch, clip_frames * input_channels, height, width), 0..1.
+    """
+    return to_images(frames[:, -config.clip_frames :])
 
 
 def pictures_and_motion(images: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:

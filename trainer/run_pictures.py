@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from trainer.checkpoint import Samples
 from trainer.detector import Detector
-from trainer.model import to_images
+from trainer.model import seen_images
 
 _TRAINING, _HELD_OUT = "#0072B2", "#D55E00"
 _SHOWN = 4
@@ -73,7 +73,7 @@ def draw_reconstructions(detector: Detector, samples: Samples, path: Path) -> No
     device = detector.cell_mean.device
     with torch.inference_mode():
         frames = torch.from_numpy(clips).to(device)
-        images = to_images(frames)
+        images = seen_images(frames, detector.autoencoder.config)
         config = detector.autoencoder.config
         reconstruction = detector.autoencoder(images)[:, config.preprocessing.last_picture].float().cpu().numpy()
         score, anomaly_map = (output.cpu().numpy() for output in detector(frames))

@@ -112,7 +112,7 @@ def principal_components(rows: FloatArray) -> tuple[FloatArray, tuple[float, flo
 
 def _batches(manifest: Manifest, clips: Sequence[Clip], limits: FrameLimits) -> Iterator[Batch]:
     for clip in clips:
-        window = ClipWindow(manifest.shape.clip_frames, manifest.preprocessing)
+        window = ClipWindow(manifest.shape.redrawn_frames, manifest.preprocessing)
         places: list[tuple[str, int]] = []
         gathered: list[npt.NDArray[np.uint8]] = []
         for frame in clip.frames():

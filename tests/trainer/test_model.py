@@ -132,30 +132,44 @@ def test_an_edge_a_little_beside_its_place_weighs_less_than_something_left_out()
 
 
 def test_flow_is_measured_in_pixels_a_frame_the_slow_counting_less():
-    flow = torch.full((1, 3, 64, 96), 128.0)
-    flow[:, 1, 16:48, 32:64] += 3 * 16
-    flow[:, 2, 16:48, 32:64] -= 4 * 16
-    motion = pooled_motion(flow / 255, config(motion="flow-dis-1"))
+    flow = torch.full((1, 1, 64, 96, 3), 128, dtype=torch.uint8)
+    flow[..., 16:48, 32:64, 1] += 3 * 16
+    flow[..., 16:48, 32:64, 2] -= 4 * 16
+    motion = pooled_motion(flow, config(motion="flow-dis-1"))
     assert motion[0, 4, 6].item() == pytest.approx(25 / 5.5, abs=1e-3)
     assert motion[0, 0, 0].item() == pytest.approx(0, abs=2e-3)
 
 
 @pytest.mark.parametrize(("motion", "channels"), [("flow-dis-1", 3), ("difference-1", 2)])
-def test_motion_is_averaged_over_the_clip(motion, channels):
+def test_motion_is_averaged_over_the_frames(motion, channels):
+    frames = torch.randint(0, 256, (2, 3, 64, 96, channels), generator=torch.Generator().manual_seed(0)).byte()
+    apart = [pooled_motion(frame, config(motion=motion)) for frame in frames.split(1, 1)]
+    assert torch.allclose(pooled_motion(frames, config(motion=motion)), sum(apart) / 3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("clip_frames", "motion_frames"), [(1, 3), (3, 1), (2, 2)])
+def test_each_stream_takes_the_last_frames_that_it_needs(clip_frames, motion_frames):
+    model = config(motion="difference-1", clip_frames=clip_frames, motion_frames=motion_frames, comparator=(4, 8, 8))
+    assert model.detector_frames == max(clip_frames, motion_frames)
+    detector = Detector(Autoencoder(model)).eval()
     random = torch.Generator().manual_seed(0)
-    images = torch.rand(2, 3 * channels, 64, 96, generator=random)
-    apart = [pooled_motion(frame, config(motion=motion)) for frame in images.split(channels, 1)]
-    assert torch.allclose(pooled_motion(images, config(motion=motion, clip_frames=3)), sum(apart) / 3, atol=1e-5)
+    frames = torch.randint(0, 256, (1, model.detector_frames, 64, 96, 2), generator=random).byte()
+    before = detector.cell_errors(frames)
+    for stream, taken in enumerate((clip_frames, motion_frames)):
+        earlier, earliest = frames.clone(), frames.clone()
+        earlier[:, : model.detector_frames - taken] = 0
+        earliest[:, model.detector_frames - taken] = 0
+        assert torch.equal(detector.cell_errors(earlier)[:, stream], before[:, stream])
+        assert not torch.equal(detector.cell_errors(earliest)[:, stream], before[:, stream])
+    assert config(motion="none", motion_frames=5).detector_frames == 1
 
 
 def test_something_fast_counts_about_as_much_alone_as_in_a_crowd():
-    alone = torch.full((1, 3, 64, 96), 128.0)
-    alone[:, 1, 28:36, 44:52] += 4 * 16
+    alone = torch.full((1, 1, 64, 96, 3), 128, dtype=torch.uint8)
+    alone[..., 28:36, 44:52, 1] += 4 * 16
     crowd = alone.clone()
-    crowd[:, 1] = torch.where(crowd[:, 1] == 128, 128 + 16, crowd[:, 1])
-    speeds = [
-        pooled_motion(flow / 255, config(motion="flow-dis-1"))[0, 3:5, 5:7].max().item() for flow in (alone, crowd)
-    ]
+    crowd[..., 1] = torch.where(crowd[..., 1] == 128, 128 + 16, crowd[..., 1])
+    speeds = [pooled_motion(flow, config(motion="flow-dis-1"))[0, 3:5, 5:7].max().item() for flow in (alone, crowd)]
     assert speeds[0] > 2.5
     assert speeds[1] == pytest.approx(speeds[0], rel=0.3)
 
