@@ -36,7 +36,8 @@ recognise people.
 ## Input and output
 
 Frames of any size, resized to {p.width}x{p.height}, {"grey" if p.channels == 1 else "colour"}, {shape.clip_frames} at a
-time, of which encoder and decoder take the last {shape.redrawn_frames}; decoding chain {p.chain}. A latent has shape {list(shape.latent)}, an anomaly map {list(shape.anomaly_map)}.
+time, of which encoder and decoder take the last {shape.redrawn_frames}; decoding chain {p.chain}.
+A latent has shape {list(shape.latent)}, an anomaly map {list(shape.anomaly_map)}.
 Weights and arithmetic: {manifest.precision}.
 
 ## Training
