@@ -64,7 +64,11 @@ VARIANTS: Final = (
     Variant("bottleneck: fully connected by tile of 32 px, latent 64", {"bottleneck": "tile", "latent": 64}),
     Variant("bottleneck: spatial, latent 4", {"latent": 4}),
     Variant("bottleneck: spatial, latent 64", {"latent": 64}),
-    Variant("pseudo-anomalies without skipped frames", {}, {"pseudo_anomalies": ["faster", "displaced", "foreign"]}),
+    Variant(
+        "pseudo-anomalies without skipped frames",
+        {},
+        {"pseudo_anomalies": ["faster", "displaced", "foreign", "covered"]},
+    ),
     Variant("skipped frames alone", {}, {"pseudo_anomalies": ["skip-frame"]}),
     Variant("foreign pieces alone", {}, {"pseudo_anomalies": ["foreign"]}),
     Variant("the autoencoder sees 3 frames", {"clip_frames": 3}),

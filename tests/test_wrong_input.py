@@ -168,7 +168,7 @@ TABLE = [
     ("trainer fit good --out out --seed -1", 2, "seed"),
     ("trainer fit good --out out --preset quick", 2, "preset"),
     ("trainer fit good --out out --config undisturbed.yaml", 2, "model.comparator learns from pseudo_anomalies"),
-    ("trainer fit good --out out --config at-rest.yaml", 2, "set it to null, or these to foreign"),
+    ("trainer fit good --out out --config at-rest.yaml", 2, "set it to null, or these to some of foreign, covered"),
     ("trainer fit good --out out --config crops.yaml", 2, "crop_px must be a multiple of 8"),
     ("trainer fit good --out out --device tpu", 2, "device"),
     ("trainer fit good --out out --config none.yaml", 2, "none.yaml"),

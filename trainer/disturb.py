@@ -3,12 +3,13 @@
 An autoencoder that is only asked to redraw what it sees learns to redraw anomalies too. So it is shown normal crops
 into which something was put, and the loss compares with the crop as it was (a denoising autoencoder, Vincent et al.,
 JMLR 2010, whose noise is pseudo-anomalies: Astrid et al., Learning Not to Reconstruct Anomalies, BMVC 2021; Zavrtanik
-et al., DRAEM, ICCV 2021). Four things are put in, the first two within a soft blob or in the whole crop:
+et al., DRAEM, ICCV 2021). Five things are put in, the first two within a soft blob or in the whole crop:
 
 skip-frame  what moves here moves as it does when frames of the footage are skipped (`trainer.skipped`)
 faster      what moves here moves 1.4 to 4.5 times as fast, or backwards
 displaced   what moves in another crop is laid over this one, faster
 foreign     a piece of another crop, lighter or darker, with more or less contrast, at rest or moving as things here do
+covered     next to nothing is left of the whole crop, dark or light, and nothing moves
 """
 
 from collections.abc import Callable, Collection
@@ -22,12 +23,21 @@ from torch.nn import functional
 from contract.frame import FLOW_FRAMES, FLOW_STEPS_A_PIXEL
 from trainer.model import CELL_PX, ModelConfig, motion_at_rest, pictures_and_motion
 
-PseudoAnomaly = Literal["skip-frame", "faster", "displaced", "foreign"]
+PseudoAnomaly = Literal["skip-frame", "faster", "displaced", "foreign", "covered"]
 PSEUDO_ANOMALIES: Final[tuple[PseudoAnomaly, ...]] = get_args(PseudoAnomaly)
 """All kinds."""
 
+AT_REST: Final[frozenset[PseudoAnomaly]] = frozenset({"foreign", "covered"})
+"""Those that need no motion."""
+
 _UNDISTURBED: Final = 0.25
-_SHARES: Final[dict[PseudoAnomaly, float]] = {"skip-frame": 0.24, "faster": 0.16, "displaced": 0.15, "foreign": 0.2}
+_SHARES: Final[dict[PseudoAnomaly, float]] = {
+    "skip-frame": 0.24,
+    "faster": 0.16,
+    "displaced": 0.15,
+    "foreign": 0.2,
+    "covered": 0.04,
+}
 _SLOW_PX_A_FRAME: Final = 0.25
 _SLOW_LEVELS: Final = 8.0
 _PLAIN_LEVELS: Final = 20.0
@@ -75,6 +85,7 @@ def disturb(
         makers["faster"] = lambda: _faster(here, config, random)
         makers["displaced"] = lambda: _displaced(here, there, shape, config, random)
     makers["foreign"] = lambda: _foreign(here, there, shape, config, random)
+    makers["covered"] = lambda: _covered(here, random)
     chosen = [kind for kind in makers if kind in kinds]
     drawn = torch.rand(len(images), 1, 1, 1, 1, generator=random).to(images.device)
     pictures, motion, start = here.pictures, here.motion, _UNDISTURBED
@@ -203,6 +214,14 @@ def _foreign(here: _Split, there: _Split, shape: Tensor, config: ModelConfig, ra
     pace = torch.where(_chance(0.6, pictures, random), pace, torch.zeros_like(pace))
     wider = functional.max_pool2d(shape.squeeze(1), 5, 1, 2).unsqueeze(1)
     return _Split(pictures, torch.lerp(here.motion, pace.expand_as(here.motion), wider))
+
+
+def _covered(here: _Split, random: torch.Generator) -> _Split:
+    pictures, motion = here.pictures, here.motion
+    # A hand or a cloth leaves a little light; what flow makes of noise is about as strong as at rest.
+    left = between(0, 0.15, pictures, random) * (pictures - pictures.mean((-2, -1), keepdim=True))
+    noise = torch.randn(pictures.shape, generator=random).to(pictures.device) * between(0, 0.02, pictures, random)
+    return _Split((between(0, 1, pictures, random) + left + noise).clamp(0, 1), 0.1 * motion)
 
 
 def _soft_shapes(images: Tensor, random: torch.Generator) -> Tensor:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from contract.event import EventRuleChanges
 from contract.frame import FrameLimits
 from contract.settings import Settings
-from trainer.disturb import PSEUDO_ANOMALIES, PseudoAnomaly
+from trainer.disturb import AT_REST, PSEUDO_ANOMALIES, PseudoAnomaly
 from trainer.model import CELL_PX, ModelConfig
 from trainer.presets import Preset, with_preset
 
@@ -37,7 +37,8 @@ class FitSettings(Settings):
 
     pseudo_anomalies: tuple[PseudoAnomaly, ...] = PSEUDO_ANOMALIES
     """What is put into the training frames, to be redrawn without it and told by the comparator: what moves as when
-    frames are skipped, what moves faster, what moves elsewhere, foreign pieces. Without motion the last alone."""
+    frames are skipped, what moves faster, what moves elsewhere, foreign pieces, a cover over all. Without motion the
+    last two alone."""
 
     augment: bool = True
     """Whether the training frames are also shown in other light, sharpness and noise, and as footage starts, so that a
@@ -120,8 +121,10 @@ class FitSettings(Settings):
         if self.crop_px is not None and self.crop_px % crop_step:
             raise ValueError(f"crop_px must be a multiple of {crop_step} for these layers")
         if self.model.comparator is not None and not self.disturbs:
-            kinds = "foreign" if self.model.motion == "none" else "one or more of " + ", ".join(PSEUDO_ANOMALIES)
-            raise ValueError(f"model.comparator learns from pseudo_anomalies; set it to null, or these to {kinds}")
+            kinds = ", ".join(kind for kind in PSEUDO_ANOMALIES if self.model.motion != "none" or kind in AT_REST)
+            raise ValueError(
+                f"model.comparator learns from pseudo_anomalies; set it to null, or these to some of {kinds}"
+            )
         if self.min_epoch_steps > self.max_epoch_steps:
             raise ValueError("min_epoch_steps is above max_epoch_steps")
         return self
@@ -129,7 +132,7 @@ class FitSettings(Settings):
     @property
     def disturbs(self) -> bool:
         """Whether anything is put into training frames of this model."""
-        return "foreign" in self.pseudo_anomalies if self.model.motion == "none" else bool(self.pseudo_anomalies)
+        return bool(self.pseudo_anomalies if self.model.motion != "none" else AT_REST & set(self.pseudo_anomalies))
 
     @property
     def skips_frames(self) -> bool:
