@@ -31,8 +31,8 @@ from trainer.settings import FitSettings
 
 OUT: Final = Path("recall-out")
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "recall.md"
-BUDGETS: Final = (1.0, 24.0)
-"""False events a day: the default, and one an hour."""
+BUDGETS: Final = (1.0, 24.0, 480.0)
+"""False events a day: the default, one an hour, and one in three minutes, which such short footage can nearly show."""
 
 
 FOOTAGE: Final = (
@@ -153,8 +153,9 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         "Written by `make recall`. The first 60% of each footage is fitted and calibrated on, without labels, with the",
         "default budget of one false event a day; the rest is scored as it is, and with probes of 2.5 seconds put",
         "into it, as `deploy/probes.py` says. A probe is found if an event covers it with an anomalous cell at what",
-        "was put in. The second row of each is the threshold of one false event an hour. None of this footage is long",
-        "enough to show its budget: the threshold is extrapolated, and the interval says how far off it may be.",
+        "was put in. The other rows of each are at the thresholds of one false event an hour and of one in three",
+        "minutes. None of this footage is long enough to show the first two: they are extrapolated, and the interval",
+        "says how far off the first may be.",
         "",
     ]
     columns = (
@@ -166,7 +167,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
 def _rows(result: dict[str, Any]) -> Iterator[list[str]]:
     """A footage's rows, one for each budget."""
     low, high = result["allowed_low_high"]
-    for at, interval in zip(result["budgets"], (f", {low:.2g} to {high:.2g}", ""), strict=True):
+    for at, interval in zip(result["budgets"], (f", {low:.2g} to {high:.2g}", "", ""), strict=True):
         yield [
             result["footage"],
             f"{result['preset']}, {result['minutes']:g}",

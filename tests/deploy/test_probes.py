@@ -9,7 +9,7 @@ import pytest
 from contract.event import EventRule
 from deploy.probed import read_pictures, split
 from deploy.probes import KINDS, Box, Pictures, Probe, ProbeMaker
-from deploy.recall import is_found, page
+from deploy.recall import BUDGETS, is_found, page
 from trainer.metrics import track_events
 from trainer.scored import ScoredStretch
 
@@ -125,11 +125,11 @@ def test_pictures_survive_their_encoding(street):
     assert np.abs(again.pictures[7].astype(int) - street.pictures[7]).mean() < 4
 
 
-def test_the_page_has_two_rows_for_each_footage():
+def test_the_page_has_a_row_for_each_budget_of_each_footage():
     counts = {kind: [3, 10] for kind in KINDS} | {"fast": [0, 0]}
     budgets = [
         {"false_events_per_day": budget, "false_events": 0, "allowed": budget / 100, "found": counts}
-        for budget in (1, 24)
+        for budget in BUDGETS
     ]
     result = {
         "footage": "clips/a.mp4", "preset": "balanced", "minutes": 5.0, "fitted_seconds": 60.0, "scored_seconds": 40.0,
@@ -137,8 +137,9 @@ def test_the_page_has_two_rows_for_each_footage():
     }  # fmt: skip
     rows = [line for line in page([result]).splitlines() if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1
-    assert "| clips/a.mp4 | balanced, 5 | 60, 40 | 1 | 0 | 0.01, 0.001 to 0.2 | none to make | 3 of 10 |" in rows[-2]
-    assert "| 24 | 0 | 0.24 | none to make | 3 of 10 |" in rows[-1]
+    assert "| clips/a.mp4 | balanced, 5 | 60, 40 | 1 | 0 | 0.01, 0.001 to 0.2 | none to make | 3 of 10 |" in rows[-3]
+    assert "| 24 | 0 | 0.24 | none to make | 3 of 10 |" in rows[-2]
+    assert "| 480 | 0 | 4.8 |" in rows[-1]
 
 
 def test_a_folder_without_footage_is_one_line_and_exit_2(tmp_path):
