@@ -30,7 +30,7 @@ def detector():
     """A detector whose map is the brightness of each 16 px cell, 0..10."""
     manifest = SimpleNamespace(
         preprocessing=Preprocessing(height=64, width=64),
-        shape=SimpleNamespace(clip_frames=1),
+        shape=SimpleNamespace(clip_frames=1, redrawn_frames=1),
         calibration=made_calibration(),
         event_rule=EventRule(min_frames=2, gap_frames=1, update_rise=0.5, update_frames=1),
     )
@@ -188,7 +188,7 @@ def test_a_file_name_that_is_not_utf_8_is_scored(tmp_path):
     [("monday/door", "monday/door"), ("..", "__"), ("../up", "__/up"), (".", "_"), ("a..b", "a..b")],
 )
 def test_a_denoised_clip_has_its_own_folder_within_the_one_asked_for(tmp_path, name, place):
-    shape = SimpleNamespace(clip_frames=1)
+    shape = SimpleNamespace(clip_frames=1, redrawn_frames=1)
     manifest = SimpleNamespace(preprocessing=Preprocessing(height=64, width=64), shape=shape)
     halves = SimpleNamespace(encode=lambda images: images, decode=lambda latents: latents)
     assert denoise(halves, manifest, [Made(name, [DARK])], tmp_path / "out", FrameLimits()) == 1
