@@ -225,10 +225,24 @@ def cell_statistics(errors: FloatArray, by_place: Sequence[bool]) -> tuple[Float
         for stream, apart in enumerate(by_place)
     ]
     mean, spread = (np.stack(values) for values in zip(*by_stream, strict=True))
+    return align_streams(errors, mean, spread)
+
+
+def align_streams(errors: FloatArray, mean: Float64Array, spread: Float64Array) -> tuple[FloatArray, FloatArray]:
+    """Scale the spreads of all streams but the first until their highest cells stand as far out as the first's.
+
+    Args:
+        errors: Of normal frames, float32 of shape (frames, streams, rows, columns).
+        mean: Of each stream and cell, shape (streams, rows, columns).
+        spread: Above 0, same shape.
+
+    Returns:
+        Mean and scaled spread, float32 of the same shape.
+    """
     highest = np.quantile(((errors - mean) / spread).max((2, 3)), _HIGH_SHARE, axis=0)  # (streams,)
-    for stream in range(1, len(spread)):
-        spread[stream] *= max(float(highest[stream]), 1.0) / max(float(highest[0]), 1.0)
-    return mean.astype(np.float32), spread.astype(np.float32)
+    raised = np.maximum(highest, 1.0)
+    scaled = spread * (raised / raised[0])[:, None, None]
+    return mean.astype(np.float32), scaled.astype(np.float32)
 
 
 def _statistics_of_all(errors: FloatArray) -> tuple[Float64Array, Float64Array]:

@@ -167,7 +167,8 @@ def page(results: Sequence[dict[str, Any]]) -> str:
 def _rows(result: dict[str, Any]) -> Iterator[list[str]]:
     """A footage's rows, one for each budget."""
     low, high = result["allowed_low_high"]
-    for at, interval in zip(result["budgets"], (f", {low:.2g} to {high:.2g}", "", ""), strict=True):
+    for number, at in enumerate(result["budgets"]):
+        interval = "" if number else f", {low:.2g} to {high:.2g}"
         yield [
             result["footage"],
             f"{result['preset']}, {result['minutes']:g}",

@@ -3,22 +3,23 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from contract.scoring import FloatArray, cell_statistics, z_to_score
+from contract.scoring import FloatArray, align_streams, cell_statistics, z_to_score
+from exporter.parity import in_batches
 from trainer.checkpoint import load_checkpoint, load_samples
 from trainer.detector import Detector
 from trainer.evaluate import LoadedModel, open_model
 from trainer.model import seen_images
 
 _BATCH: Final = 32
-_HIGH_SHARE: Final = 0.95
 _IQR_IN_SPREADS: Final = 1.349
 _SHRINKAGE: Final = 1e-3
+_LEAST_SPREAD: Final = 1e-6
 
 Join = Callable[[FloatArray], FloatArray]
 Statistics = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
@@ -61,12 +62,11 @@ def _by_place(errors: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _robust(errors: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Median and interquartile range of all cells, aligned as `contract.scoring.cell_statistics` aligns streams."""
+    """Median and interquartile range of all cells in place of mean and spread."""
     low, median, high = np.quantile(errors, [0.25, 0.5, 0.75], axis=(0, 2, 3))
-    spread = np.maximum((high - low) / _IQR_IN_SPREADS, 1e-6)
-    highest = np.quantile((errors.max((2, 3)) - median) / spread, _HIGH_SHARE, axis=0)
-    spread[1:] *= np.maximum(highest[1:], 1) / max(highest[0], 1)
-    return median[:, None, None].astype(np.float32), spread[:, None, None].astype(np.float32)
+    spread = np.maximum((high - low) / _IQR_IN_SPREADS, _LEAST_SPREAD)
+    shape = errors.shape[1:]
+    return align_streams(errors, *(np.broadcast_to(values[:, None, None], shape) for values in (median, spread)))
 
 
 SCORINGS: Final[dict[str, Scoring]] = {
@@ -123,13 +123,12 @@ def rescored(run: Path) -> dict[str, LoadedModel]:
     detector, samples = load_checkpoint(run).detector.eval(), load_samples(run)
     latents = LatentDistance(detector, samples.validation)
 
-    def measure(frames: npt.NDArray[np.uint8]) -> FloatArray:
+    def measure(frames: npt.NDArray[Any]) -> FloatArray:
         with torch.inference_mode():
             errors = detector.cell_errors(torch.from_numpy(frames)).numpy()
         return np.concatenate([errors, latents.measure(frames)[:, None]], 1)
 
-    starts = range(0, len(samples.validation), _BATCH)
-    normal = np.concatenate([measure(samples.validation[start : start + _BATCH]) for start in starts])
+    normal = in_batches(lambda frames: [measure(frames)], samples.validation, _BATCH)[0]
     model = open_model(run, "cpu")
     return {name: replace(model, score=_score_by(scoring, measure, normal)) for name, scoring in SCORINGS.items()}
 

@@ -23,7 +23,8 @@ def augment(images: Tensor, config: ModelConfig, random: torch.Generator) -> Ten
     of up to 5 levels, other in each frame.
 
     Args:
-        images: Float of shape (batch, clip_frames * input_channels, height, width), 0..1.
+        images: Float of shape (batch, clip_frames * channels, height, width), 0..1; a frame's own channels, then its
+            motion's, those of skipped frames too.
         config: Says which channels are motion; a difference between frames grows with contrast, flow does not.
         random: On the CPU; the same state gives the same changes.
 

@@ -27,8 +27,7 @@ PseudoAnomaly = Literal["skip-frame", "faster", "displaced", "foreign", "covered
 PSEUDO_ANOMALIES: Final[tuple[PseudoAnomaly, ...]] = get_args(PseudoAnomaly)
 """All kinds."""
 
-AT_REST: Final[frozenset[PseudoAnomaly]] = frozenset({"foreign", "covered"})
-"""Those that need no motion."""
+_AT_REST: Final[tuple[PseudoAnomaly, ...]] = ("foreign", "covered")
 
 _UNDISTURBED: Final = 0.25
 _SHARES: Final[dict[PseudoAnomaly, float]] = {
@@ -52,6 +51,11 @@ class _Split:
 
     pictures: Tensor
     motion: Tensor
+
+
+def possible_kinds(config: ModelConfig) -> tuple[PseudoAnomaly, ...]:
+    """Kinds that can be put into this model's images: without motion those alone that need none."""
+    return _AT_REST if config.motion == "none" else PSEUDO_ANOMALIES
 
 
 def disturb(

@@ -297,9 +297,9 @@ def _loss(
 def _disturb(
     images: torch.Tensor, skipped: torch.Tensor | None, settings: FitSettings, chance: torch.Generator
 ) -> torch.Tensor:
-    if not settings.disturbs:
+    if not settings.kinds_put_in:
         return images
-    return disturb(images, settings.model, chance, settings.pseudo_anomalies, skipped)
+    return disturb(images, settings.model, chance, settings.kinds_put_in, skipped)
 
 
 def _add_noise(images: torch.Tensor, sigma: float, generator: torch.Generator) -> torch.Tensor:
@@ -403,7 +403,7 @@ def _read_footage(clips: Sequence[Clip], settings: FitSettings, out: Path, conso
 def _skip_frames(
     footage: Footage, settings: FitSettings, out: Path, console: Console, *, shown: bool
 ) -> SkippedMotion | None:
-    if not settings.skips_frames:
+    if "skip-frame" not in settings.kinds_put_in:
         return None
     with StageProgress("motion of skipped frames", console, shown=shown) as progress:
         total = len(footage.frames)

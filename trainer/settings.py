@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from contract.event import EventRuleChanges
 from contract.frame import FrameLimits
 from contract.settings import Settings
-from trainer.disturb import AT_REST, PSEUDO_ANOMALIES, PseudoAnomaly
+from trainer.disturb import PSEUDO_ANOMALIES, PseudoAnomaly, possible_kinds
 from trainer.model import CELL_PX, ModelConfig
 from trainer.presets import Preset, with_preset
 
@@ -120,24 +120,20 @@ class FitSettings(Settings):
         crop_step = max(self.model.step_px, CELL_PX)
         if self.crop_px is not None and self.crop_px % crop_step:
             raise ValueError(f"crop_px must be a multiple of {crop_step} for these layers")
-        if self.model.comparator is not None and not self.disturbs:
-            kinds = ", ".join(kind for kind in PSEUDO_ANOMALIES if self.model.motion != "none" or kind in AT_REST)
+        if self.model.comparator is not None and not self.kinds_put_in:
             raise ValueError(
-                f"model.comparator learns from pseudo_anomalies; set it to null, or these to some of {kinds}"
+                "model.comparator learns from pseudo_anomalies; set it to null, or these to some of "
+                + ", ".join(possible_kinds(self.model))
             )
         if self.min_epoch_steps > self.max_epoch_steps:
             raise ValueError("min_epoch_steps is above max_epoch_steps")
         return self
 
     @property
-    def disturbs(self) -> bool:
-        """Whether anything is put into training frames of this model."""
-        return bool(self.pseudo_anomalies if self.model.motion != "none" else AT_REST & set(self.pseudo_anomalies))
-
-    @property
-    def skips_frames(self) -> bool:
-        """Whether the motion of skipped frames is needed."""
-        return self.model.motion != "none" and "skip-frame" in self.pseudo_anomalies
+    def kinds_put_in(self) -> tuple[PseudoAnomaly, ...]:
+        """The pseudo-anomalies that can be put into training frames of this model."""
+        possible = possible_kinds(self.model)
+        return tuple(kind for kind in self.pseudo_anomalies if kind in possible)
 
     @property
     def budget(self) -> float:

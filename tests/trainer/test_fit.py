@@ -108,7 +108,7 @@ def test_noise_trains_a_denoiser(scene, tmp_path):
 
 def test_a_disturbed_frame_scores_above_the_threshold(scene, tmp_path):
     checkpoint = run_fit(
-        scene, tmp_path / "run", epochs=60, pseudo_anomalies=PSEUDO_ANOMALIES, model={"bottleneck": "spatial"}
+        scene, tmp_path / "run", epochs=300, pseudo_anomalies=PSEUDO_ANOMALIES, model={"bottleneck": "spatial"}
     )
     samples = load_samples(tmp_path / "run")
     with torch.inference_mode():
@@ -116,8 +116,8 @@ def test_a_disturbed_frame_scores_above_the_threshold(scene, tmp_path):
         disturbed, _ = checkpoint.detector(torch.from_numpy(samples.disturbed))
     assert (normal < checkpoint.calibration.threshold).float().mean() > 0.9
     assert (disturbed > normal.max()).float().mean() > 0.6
-    # Twelve calibration frames are far from showing one event a day; ten an hour they nearly do.
-    assert (disturbed >= checkpoint.calibration.threshold_for(240)).float().mean() > 0.3
+    # Twelve calibration frames set a high threshold.
+    assert (disturbed >= checkpoint.calibration.threshold).float().mean() > 0.25
 
 
 def test_a_loss_that_is_not_finite_stops_the_fit_and_leaves_nothing(scene, tmp_path):
