@@ -1,7 +1,11 @@
 """Crops of training frames, most of them where something moves."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -13,49 +17,113 @@ _MOVING_SHARE: Final = 0.8
 _LEAST_MOVING: Final = 0.25
 
 
-def take_crops(
-    frames: Tensor, position: Tensor, side_px: int, config: ModelConfig, random: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Take one crop of each clip, at the same scale.
+@dataclass(frozen=True)
+class Window:
+    """Where crops lie in their pictures, pixels.
+
+    Attributes:
+        height: Rows of each.
+        width: Columns of each.
+        corners: Top row and left column of each.
+    """
+
+    height: int
+    width: int
+    corners: Sequence[tuple[int, int]]
+
+    def cut(self, sources: Sequence[npt.NDArray[np.uint8]], places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Copy crops out of footage; what lies beside them is not read.
+
+        Args:
+            sources: Of shape (all frames, height, width, channels) each; their channels are joined.
+            places: Of the frames of each crop, shape (batch, clip_frames).
+
+        Returns:
+            Shape (batch, clip_frames, height, width, channels).
+        """
+        channels = np.cumsum([0, *(source.shape[-1] for source in sources)])
+        crops = np.empty((*places.shape, self.height, self.width, channels[-1]), np.uint8)
+        for crop, frames, (top, left) in zip(crops, places, self.corners, strict=True):
+            for source, start, stop in zip(sources, channels, channels[1:], strict=False):
+                for picture, place in zip(crop, frames, strict=True):
+                    picture[..., start:stop] = source[place, top : top + self.height, left : left + self.width]
+        return crops
+
+    def positions(self, position: Tensor) -> Tensor:
+        """Cut the position of the crops' places.
+
+        Args:
+            position: Of the places of the whole picture, shape (2, height, width).
+
+        Returns:
+            Shape (batch, 2, height, width).
+        """
+        return torch.stack(
+            [position[:, top : top + self.height, left : left + self.width] for top, left in self.corners]
+        )
+
+
+class CropChooser:
+    """Chooses where a fit's crops lie.
 
     A still background is learnt from a few crops; what happens in front of it needs many. So four crops of five are
-    centred on a cell in which something moves, if there is one.
+    centred on a cell in which something moves, if there is one. What moves in a frame is found once.
 
     Args:
-        frames: uint8 of shape (batch, clip_frames, height, width, channels), the model's input channels first.
-        position: Of the places of the whole picture, shape (2, height, width).
+        frames: Footage, uint8 of shape (all frames, height, width, input_channels).
         side_px: Height and width of a crop, or that of the picture where it is smaller.
         config: Says which channels are motion.
-        random: On the CPU.
-
-    Returns:
-        Crops (batch, clip_frames, side, side, channels) and the position of their places (batch, 2, side, side).
     """
-    height, width = frames.shape[2:4]
-    rows, columns = height // CELL_PX, width // CELL_PX
-    chance = torch.full((len(frames), rows * columns), 1.0 / (rows * columns))
-    if config.motion != "none":
-        moving = _moving_cells(frames, config).cpu()
-        found = moving.sum(1, keepdim=True)
-        on_motion = (1 - _MOVING_SHARE) * chance + _MOVING_SHARE * moving / found.clamp(min=1)
-        chance = torch.where(found > 0, on_motion, chance)
-    cells = torch.multinomial(chance, 1, generator=random).squeeze(1)
-    away = torch.randint(-side_px // 4, side_px // 4 + 1, (2, len(frames)), generator=random)
-    tall, wide = min(side_px, height), min(side_px, width)
-    # Whole cells, so that a crop's places fall on those of the layers that halve the whole picture.
-    tops = _to_cells(cells // columns * CELL_PX + away[0] - tall // 2, height - tall)
-    lefts = _to_cells(cells % columns * CELL_PX + away[1] - wide // 2, width - wide)
-    corners = list(zip(tops.tolist(), lefts.tolist(), strict=True))
-    crops = [clip[:, top : top + tall, left : left + wide] for clip, (top, left) in zip(frames, corners, strict=True)]
-    places = [position[:, top : top + tall, left : left + wide] for top, left in corners]
-    return torch.stack(crops), torch.stack(places)
+
+    def __init__(self, frames: npt.NDArray[np.uint8], side_px: int, config: ModelConfig) -> None:
+        self._frames = frames
+        self._side_px = side_px
+        self._config = config
+        cells = config.map_shape[0] * config.map_shape[1]
+        self._moving = np.zeros((len(frames) if config.motion != "none" else 0, cells), np.bool_)
+        self._known = np.zeros(len(self._moving), np.bool_)
+
+    def choose(self, places: npt.NDArray[np.int64], random: torch.Generator) -> Window:
+        """Choose a crop of each frame.
+
+        Args:
+            places: Of the frames in the footage, shape (batch,).
+            random: On the CPU.
+        """
+        height, width = self._config.height, self._config.width
+        rows, columns = self._config.map_shape
+        chance = torch.full((len(places), rows * columns), 1.0 / (rows * columns))
+        if self._config.motion != "none":
+            moving = torch.from_numpy(self._moving_cells(places))
+            found = moving.sum(1, keepdim=True)
+            on_motion = (1 - _MOVING_SHARE) * chance + _MOVING_SHARE * moving / found.clamp(min=1)
+            chance = torch.where(found > 0, on_motion, chance)
+        cells = torch.multinomial(chance, 1, generator=random).squeeze(1)
+        away = torch.randint(-self._side_px // 4, self._side_px // 4 + 1, (2, len(places)), generator=random)
+        tall, wide = min(self._side_px, height), min(self._side_px, width)
+        # Whole cells, so that a crop's places fall on those of the layers that halve the whole picture.
+        tops = _to_cells(cells // columns * CELL_PX + away[0] - tall // 2, height - tall)
+        lefts = _to_cells(cells % columns * CELL_PX + away[1] - wide // 2, width - wide)
+        return Window(tall, wide, list(zip(tops.tolist(), lefts.tolist(), strict=True)))
+
+    def _moving_cells(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        new = np.unique(places[~self._known[places]])
+        if len(new):
+            self._moving[new] = _moving_cells(self._frames[new], self._config)
+            self._known[new] = True
+        return self._moving[places]
 
 
-def _moving_cells(frames: Tensor, config: ModelConfig) -> Tensor:
-    """Cells of the last frame in a quarter of which something moves: bool of shape (batch, rows * columns)."""
-    every_other = frames[:, -1, ::2, ::2, : config.preprocessing.input_channels].permute(0, 3, 1, 2).float() / 255
+def whole_pictures(batch: int, config: ModelConfig) -> Window:
+    """Name the window that leaves nothing out."""
+    return Window(config.height, config.width, [(0, 0)] * batch)
+
+
+def _moving_cells(frames: npt.NDArray[np.uint8], config: ModelConfig) -> npt.NDArray[np.bool_]:
+    """Cells in a quarter of which something moves: (batch, rows * columns)."""
+    every_other = torch.from_numpy(np.ascontiguousarray(frames[:, ::2, ::2])).permute(0, 3, 1, 2).float() / 255
     shares = functional.avg_pool2d(moving_places(every_other, config).float()[:, None], CELL_PX // 2)
-    return shares.flatten(1) > _LEAST_MOVING
+    return np.asarray(shares.flatten(1) > _LEAST_MOVING)
 
 
 def _to_cells(starts: Tensor, last: int) -> Tensor:

@@ -12,9 +12,9 @@ foreign     a piece of another crop, lighter or darker, with more or less contra
 covered     next to nothing is left of the whole crop, dark or light, and nothing moves
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -52,6 +52,9 @@ class _Split:
     pictures: Tensor
     motion: Tensor
 
+    def of(self, which: Tensor) -> Self:
+        return type(self)(self.pictures[which], self.motion[which])
+
 
 def possible_kinds(config: ModelConfig) -> tuple[PseudoAnomaly, ...]:
     """Kinds that can be put into this model's images: without motion those alone that need none."""
@@ -79,24 +82,19 @@ def disturb(
         The same shape; the images are left as they are.
     """
     here = _apart(images, config)
-    there = _apart(images[torch.randperm(len(images), generator=random)], config)
-    shape = _soft_shapes(images, random)
-    makers: dict[PseudoAnomaly, Callable[[], _Split]] = {}
-    if config.motion != "none":
-        if skipped is not None:
-            fast = skipped.reshape(here.motion.shape) * 255 - motion_at_rest(config)
-            makers["skip-frame"] = lambda: _skip_frame(here, fast, random)
-        makers["faster"] = lambda: _faster(here, config, random)
-        makers["displaced"] = lambda: _displaced(here, there, shape, config, random)
-    makers["foreign"] = lambda: _foreign(here, there, shape, config, random)
-    makers["covered"] = lambda: _covered(here, random)
-    chosen = [kind for kind in makers if kind in kinds]
-    drawn = torch.rand(len(images), 1, 1, 1, 1, generator=random).to(images.device)
-    pictures, motion, start = here.pictures, here.motion, _UNDISTURBED
+    others = torch.randperm(len(images), generator=random)
+    fast = None if skipped is None else skipped.reshape(here.motion.shape) * 255 - motion_at_rest(config)
+    chosen = [kind for kind in possible_kinds(config) if kind in kinds and (kind != "skip-frame" or fast is not None)]
+    drawn = torch.rand(len(images), generator=random)
+    pictures, motion, start = here.pictures.clone(), here.motion.clone(), _UNDISTURBED
     for kind in chosen:
         stop = start + (1 - _UNDISTURBED) * _SHARES[kind] / sum(_SHARES[one] for one in chosen)
-        put, among = makers[kind](), (drawn >= start) & (drawn < stop)
-        pictures, motion = torch.where(among, put.pictures, pictures), torch.where(among, put.motion, motion)
+        among = torch.nonzero((drawn >= start) & (drawn < stop)).squeeze(1)
+        if len(among):
+            put = _put(
+                kind, here.of(among), here.of(others[among]), None if fast is None else fast[among], config, random
+            )
+            pictures[among], motion[among] = put.pictures, put.motion
         start = stop
     return _together(_Split(pictures, motion), config)
 
@@ -165,6 +163,24 @@ def _chance(share: float, images: Tensor, random: torch.Generator) -> Tensor:
     return between(0, 1, images, random) < share
 
 
+def _put(
+    kind: PseudoAnomaly, here: _Split, there: _Split, fast: Tensor | None, config: ModelConfig, random: torch.Generator
+) -> _Split:
+    """Put one kind into images: ``there`` is another for each of them, ``fast`` what skipped frames move."""
+    match kind:
+        case "skip-frame":
+            assert fast is not None  # noqa: S101 - `disturb` leaves the kind out otherwise
+            return _skip_frame(here, fast, random)
+        case "faster":
+            return _faster(here, config, random)
+        case "displaced":
+            return _displaced(here, there, config, random)
+        case "foreign":
+            return _foreign(here, there, config, random)
+        case "covered":
+            return _covered(here, random)
+
+
 def _skip_frame(here: _Split, fast: Tensor, random: torch.Generator) -> _Split:
     fast = fast * between(0.8, 1.3, fast, random)
     return _Split(here.pictures, torch.lerp(here.motion, fast, _soft_blobs(fast, random)))
@@ -194,7 +210,8 @@ def _soft_blobs(images: Tensor, random: torch.Generator) -> Tensor:
     return torch.where(_chance(0.3, images, random), torch.ones_like(blob), (1.5 * blob).clamp(max=1))
 
 
-def _displaced(here: _Split, there: _Split, shape: Tensor, config: ModelConfig, random: torch.Generator) -> _Split:
+def _displaced(here: _Split, there: _Split, config: ModelConfig, random: torch.Generator) -> _Split:
+    shape = _soft_shapes(here.pictures, random)
     moves = _moves(there.motion, config).float()
     near = functional.max_pool2d(moves.flatten(0, 1), 5, 1, 2)
     mask = shape * functional.avg_pool2d(near, 3, 1, 1).view_as(moves)
@@ -202,8 +219,8 @@ def _displaced(here: _Split, there: _Split, shape: Tensor, config: ModelConfig, 
     return _Split(torch.lerp(here.pictures, there.pictures, mask), torch.lerp(here.motion, there.motion * factor, mask))
 
 
-def _foreign(here: _Split, there: _Split, shape: Tensor, config: ModelConfig, random: torch.Generator) -> _Split:
-    pictures = here.pictures
+def _foreign(here: _Split, there: _Split, config: ModelConfig, random: torch.Generator) -> _Split:
+    pictures, shape = here.pictures, _soft_shapes(here.pictures, random)
     weight = shape.sum((-2, -1), keepdim=True).clamp(min=1)
     around = (pictures * shape).sum((-2, -1), keepdim=True) / weight
     mean = (there.pictures * shape).sum((-2, -1), keepdim=True) / weight

@@ -21,22 +21,21 @@ from contract import __version__
 from contract.clip import Clip
 from contract.errors import ConfigError, TrainingError
 from contract.source import without_credentials
-from trainer.augment import augment
+from trainer.batches import Batch, BatchMaker
 from trainer.budget import require_support
 from trainer.calibrate import calibrate_detector, take_samples
 from trainer.checkpoint import LAST_NAME, Checkpoint, load_tensors, save_atomically
-from trainer.crops import take_crops
 from trainer.detector import Detector
 from trainer.devices import is_out_of_memory, on_first, start_fabric
-from trainer.disturb import disturb, put_in
+from trainer.disturb import put_in
 from trainer.footage import Footage, FootageReader, Part
 from trainer.losses import LossFunction, loss_function
-from trainer.model import Autoencoder, ModelConfig, to_images
+from trainer.model import Autoencoder
 from trainer.progress import StageProgress
 from trainer.run_folder import open_run, write_run
 from trainer.run_pictures import EpochRecord
 from trainer.settings import FitSettings
-from trainer.skipped import SkippedMotion, part_skipped, skip_frames
+from trainer.skipped import SkippedMotion, skip_frames
 
 _WARM_UP_SHARE = 0.05
 _MAX_VALIDATION_CLIPS = 512
@@ -53,22 +52,6 @@ class _State:
     best_loss: float = math.inf
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     records: list[EpochRecord] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _ClipTaker:
-    """Takes clips of a part, the motion of skipped frames beside them where there is some."""
-
-    config: ModelConfig
-    skipped: SkippedMotion | None
-
-    def take(self, part: Part, which: npt.NDArray[np.int64]) -> torch.Tensor:
-        frames = self.config.clip_frames
-        clips = part.clips(which, frames) if self.skipped is None else self.skipped.clips(part, which, frames)
-        return torch.from_numpy(clips)
-
-    def part(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return (images, None) if self.skipped is None else part_skipped(images, self.config)
 
 
 def fit(clips: Sequence[Clip], source: str, settings: FitSettings, out: Path, console: Console) -> Checkpoint:
@@ -135,10 +118,10 @@ def _fit(
         raise ConfigError(f"--out {out} holds a fit of other footage, which {source} gave before; name another folder")
     fabric.seed_everything(settings.seed, workers=False, verbose=False)
     detector = Detector(Autoencoder(settings.model))
-    skipped = _skip_frames(footage, settings, out, console, shown=fabric.is_global_zero)
-    taker = _ClipTaker(settings.model, skipped)
+    skipped = _skip_frames(footage, (training, validation), settings, out, console, shown=fabric.is_global_zero)
+    batches = BatchMaker(footage, settings, skipped, detector.position.to(fabric.device))
     state = _train(
-        fabric, detector, training, validation, taker, settings, out, resumed, console, footage.fingerprint()
+        fabric, detector, training, validation, batches, settings, out, resumed, console, footage.fingerprint()
     )
     fabric.barrier()
 
@@ -160,7 +143,7 @@ def _train(
     detector: Detector,
     training: Part,
     validation: Part,
-    taker: _ClipTaker,
+    batches: BatchMaker,
     settings: FitSettings,
     out: Path,
     resumed: dict[str, Any] | None,
@@ -198,10 +181,9 @@ def _train(
                 if share >= 1:
                     break
                 _set_learning_rate(optimizer, settings.learning_rate, share)
-                frames = taker.take(training, which).to(fabric.device)
-                images, disturbed, position = _training_images(frames, detector.position, taker, settings, chance)
-                disturbed = _add_noise(disturbed, settings.noise, noise).contiguous(memory_format=torch.channels_last)
-                loss = _loss(model.redraw_and_compare(disturbed, position), disturbed, images, loss_of, settings)
+                batch = batches.training(training, which, chance)
+                seen = _add_noise(batch.disturbed, settings.noise, noise)
+                loss = _loss(model.redraw_and_compare(seen, batch.position), batch, loss_of, settings)
                 optimizer.zero_grad(set_to_none=True)
                 fabric.backward(loss)
                 optimizer.step()
@@ -212,7 +194,7 @@ def _train(
                         f"{settings.learning_rate:g}, or set precision to fp32"
                     )
                 progress.update(share, f"loss {losses[-1]:.5f} held-out {state.best_loss:.5f}")
-            held_out = _validation_loss(detector, validation, taker, loss_of, settings, fabric)
+            held_out = _validation_loss(detector, validation, batches, loss_of, settings, fabric)
             # The first process's figures are every process's, so that all keep the same epoch and end at the same one.
             held_out, seconds = fabric.broadcast((held_out, time.monotonic() - started))
             _finish_epoch(detector, optimizer, state, losses, held_out, seconds)
@@ -259,47 +241,17 @@ def _epoch_order(
     return list(order.reshape(steps, fabric.world_size, settings.batch)[:, fabric.global_rank])
 
 
-def _training_images(
-    frames: torch.Tensor, position: torch.Tensor, taker: _ClipTaker, settings: FitSettings, chance: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Images as they are, the same disturbed, and, of crops, the position of their places.
-
-    The loss compares with the undisturbed input: what was put in is to be left out.
-    """
-    places = None
-    if settings.crop_px is not None and settings.model.bottleneck != "frame":
-        frames, places = take_crops(frames, position, settings.crop_px, settings.model, chance)
-    images = to_images(frames)
-    if settings.augment:
-        images = augment(images, settings.model, chance)
-    images, faster = taker.part(images)
-    disturbed = _disturb(images, faster, settings, chance)
-    return images, disturbed, places
-
-
 def _loss(
-    output: tuple[torch.Tensor, torch.Tensor | None],
-    disturbed: torch.Tensor,
-    images: torch.Tensor,
-    loss_of: LossFunction,
-    settings: FitSettings,
+    output: tuple[torch.Tensor, torch.Tensor | None], batch: Batch, loss_of: LossFunction, settings: FitSettings
 ) -> torch.Tensor:
     """Join the loss between reconstruction and undisturbed input with that of the comparator, in fp32."""
     reconstruction, logits = output
     # Not in bf16: SSIM's small variances vanish in it.
-    loss = loss_of(reconstruction.float(), images)
+    loss = loss_of(reconstruction.float(), batch.images)
     if logits is None:
         return loss
-    there = put_in(disturbed, images, settings.model)
+    there = put_in(batch.disturbed, batch.images, settings.model)
     return loss + functional.binary_cross_entropy_with_logits(logits.float(), there)
-
-
-def _disturb(
-    images: torch.Tensor, skipped: torch.Tensor | None, settings: FitSettings, chance: torch.Generator
-) -> torch.Tensor:
-    if not settings.kinds_put_in:
-        return images
-    return disturb(images, settings.model, chance, settings.kinds_put_in, skipped)
 
 
 def _add_noise(images: torch.Tensor, sigma: float, generator: torch.Generator) -> torch.Tensor:
@@ -312,7 +264,7 @@ def _add_noise(images: torch.Tensor, sigma: float, generator: torch.Generator) -
 def _validation_loss(
     detector: Detector,
     validation: Part,
-    taker: _ClipTaker,
+    batches: BatchMaker,
     loss_of: LossFunction,
     settings: FitSettings,
     fabric: Fabric,
@@ -321,16 +273,14 @@ def _validation_loss(
     count = min(len(validation), _MAX_VALIDATION_CLIPS)
     places = np.unique(np.linspace(0, len(validation) - 1, count).round().astype(np.int64))
     total = 0.0
-    # The same disturbances at every epoch, so that epochs compare.
+    # The same crops and disturbances at every epoch, so that epochs compare.
     chance = torch.Generator().manual_seed(settings.seed)
     with torch.inference_mode():
         for start in range(0, len(places), settings.batch):
-            clips = taker.take(validation, places[start : start + settings.batch])
-            images, faster = taker.part(to_images(clips.to(fabric.device)))
-            disturbed = _disturb(images, faster, settings, chance)
+            batch = batches.held_out(validation, places[start : start + settings.batch], chance)
             with fabric.autocast():
-                output = detector.redraw_and_compare(disturbed.contiguous(memory_format=torch.channels_last))
-            total += float(_loss(output, disturbed, images, loss_of, settings)) * len(clips)
+                output = detector.redraw_and_compare(batch.disturbed, batch.position)
+            total += float(_loss(output, batch, loss_of, settings)) * len(batch.images)
     return total / len(places)
 
 
@@ -401,14 +351,18 @@ def _read_footage(clips: Sequence[Clip], settings: FitSettings, out: Path, conso
 
 
 def _skip_frames(
-    footage: Footage, settings: FitSettings, out: Path, console: Console, *, shown: bool
+    footage: Footage, parts: Sequence[Part], settings: FitSettings, out: Path, console: Console, *, shown: bool
 ) -> SkippedMotion | None:
     if "skip-frame" not in settings.kinds_put_in:
         return None
     with StageProgress("motion of skipped frames", console, shown=shown) as progress:
-        total = len(footage.frames)
+        total = sum(map(len, parts))
         return skip_frames(
-            footage, settings.model.preprocessing, out, lambda count: progress.update(count / total, f"{count} frames")
+            footage,
+            parts,
+            settings.model.preprocessing,
+            out,
+            lambda count: progress.update(count / total, f"{count} frames"),
         )
 
 

@@ -81,10 +81,13 @@ class Part:
         Returns:
             uint8 of shape (batch, clip_frames, height, width, input_channels).
         """
+        return np.asarray(self.frames[self.clip_places(which, clip_frames)])
+
+    def clip_places(self, which: npt.ArrayLike, clip_frames: int) -> npt.NDArray[np.int64]:
+        """Name the places of the frames that `clips` gathers, shape (batch, clip_frames)."""
         chosen = np.asarray(which, np.int64)
         back = np.arange(clip_frames - 1, -1, -1)
-        places = np.maximum(self.places[chosen][:, None] - back, self.earliest[chosen][:, None])
-        return np.asarray(self.frames[places])
+        return np.asarray(np.maximum(self.places[chosen][:, None] - back, self.earliest[chosen][:, None]), np.int64)
 
 
 @dataclass(frozen=True)

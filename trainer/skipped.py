@@ -6,7 +6,7 @@ is real, its shape, its edges and its noise included, and only its pace is wrong
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -33,19 +33,19 @@ class SkippedMotion:
 
     motion: npt.NDArray[np.uint8]
 
-    def clips(self, part: Part, which: npt.ArrayLike, clip_frames: int) -> npt.NDArray[np.uint8]:
-        """Gather clips as `Part.clips` does, this motion as their last channels."""
-        motion = replace(part, frames=self.motion).clips(which, clip_frames)
-        return np.concatenate([part.clips(which, clip_frames), motion], axis=-1)
-
 
 def skip_frames(
-    footage: Footage, preprocessing: Preprocessing, folder: Path, on_frame: Callable[[int], None]
+    footage: Footage,
+    parts: Sequence[Part],
+    preprocessing: Preprocessing,
+    folder: Path,
+    on_frame: Callable[[int], None],
 ) -> SkippedMotion:
-    """Compute the motion of each frame from frames two or three times as far before it, in turn by stretches.
+    """Compute the motion of frames from those two or three times as far before them, in turn by stretches.
 
     Args:
         footage: At the model's input size.
+        parts: Of the footage; that of other frames is left at zero.
         preprocessing: Names the motion; there is some.
         folder: Where the file is made; it vanishes with the process.
         on_frame: Called with the number of frames so far.
@@ -53,12 +53,14 @@ def skip_frames(
     shape = *footage.frames.shape[:-1], preprocessing.input_channels - preprocessing.channels
     with tempfile.TemporaryFile(dir=folder) as file:
         motion = np.memmap(file, np.uint8, "w+", shape=shape)
-    for segment in footage.segments:
-        for place in range(segment.start, segment.stop):
-            rate = _RATES[place // _FRAMES_OF_ONE_RATE % len(_RATES)]
-            seen = [footage.frames[at] for at in (place - 2 * rate, place - rate, place) if at >= segment.start]
-            motion[place] = _motion_of_last(seen, preprocessing)
-            on_frame(place + 1)
+    starts = np.array([segment.start for segment in footage.segments])
+    places = np.concatenate([part.places for part in parts])
+    for count, place in enumerate(places.tolist(), start=1):
+        rate = _RATES[place // _FRAMES_OF_ONE_RATE % len(_RATES)]
+        start = starts[np.searchsorted(starts, place, "right") - 1]
+        seen = [footage.frames[at] for at in (place - 2 * rate, place - rate, place) if at >= start]
+        motion[place] = _motion_of_last(seen, preprocessing)
+        on_frame(count)
     return SkippedMotion(motion)
 
 

@@ -2,9 +2,8 @@ import pytest
 import torch
 
 from contract.frame import FLOW_NEUTRAL
-from trainer.crops import take_crops
 from trainer.disturb import PSEUDO_ANOMALIES, disturb, moving_places, put_in
-from trainer.model import Encoder, ModelConfig, motion_at_rest
+from trainer.model import ModelConfig, motion_at_rest
 
 
 def config(**changes):
@@ -23,12 +22,6 @@ def images(model: ModelConfig, count: int = 64) -> torch.Tensor:
         frames[:, :, model.channels :] = 0
         frames[:, :, model.channels, 24:40, 40:56] = 40 / 255
     return frames.flatten(1, 2)
-
-
-def frames(model: ModelConfig, count: int) -> torch.Tensor:
-    """The same as uint8 clips."""
-    clips = images(model, count).reshape(count, model.clip_frames, -1, 64, 96)
-    return (clips * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2)
 
 
 VARIANTS = [
@@ -174,33 +167,3 @@ def test_moving_places_are_where_the_flow_is_more_than_slow():
     moving = moving_places(images(model, 1), model)[0]
     assert moving[24:40, 40:56].all()
     assert moving.sum() == 16 * 16
-
-
-def test_crops_keep_scale_and_position_and_mostly_hold_what_moves():
-    model = config()
-    position = Encoder(model).position
-    whole = frames(model, 300)
-    crops, places = take_crops(whole, position, 32, model, torch.Generator().manual_seed(0))
-    assert crops.shape == (300, 1, 32, 32, 3)
-    assert places.shape == (300, 2, 32, 32)
-    row = round((places[0, 0, 0, 0].item() + 1) / 2 * 63)
-    column = round((places[0, 1, 0, 0].item() + 1) / 2 * 95)
-    assert torch.equal(crops[0], whole[0, :, row : row + 32, column : column + 32])
-    holds_motion = (crops[..., 1].int() - FLOW_NEUTRAL > 16).flatten(1).any(1).float().mean()
-    assert holds_motion > 0.8
-
-
-def test_further_channels_are_cropped_alike_and_do_not_choose_the_crop():
-    model = config()
-    whole, position, seed = frames(model, 50), Encoder(model).position, torch.Generator
-    crops, places = take_crops(whole, position, 32, model, seed().manual_seed(0))
-    more, same = take_crops(torch.cat([whole, 255 - whole], -1), position, 32, model, seed().manual_seed(0))
-    assert torch.equal(more[..., :3], crops)
-    assert torch.equal(more[..., 3:], 255 - crops)
-    assert torch.equal(same, places)
-
-
-def test_a_crop_is_at_most_the_picture():
-    model = config(motion="none")
-    crops, places = take_crops(frames(model, 2), Encoder(model).position, 128, model, torch.Generator())
-    assert crops.shape[2:4] == places.shape[2:] == (64, 96)
