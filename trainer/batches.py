@@ -18,16 +18,18 @@ from trainer.skipped import SkippedMotion, part_skipped
 
 @dataclass(frozen=True)
 class Batch:
-    """Images to redraw.
+    """Images to redraw, float of shape (batch, clip_frames * input_channels, height, width), 0..1.
 
     Attributes:
-        images: As they are to be redrawn, float of shape (batch, clip_frames * input_channels, height, width), 0..1.
+        images: As they were.
         disturbed: The same with something put into most of them, in channels-last memory.
+        target: What is to be made of the disturbed ones; see `trainer.disturb.Disturbed`.
         position: Of each crop's places, shape (batch, 2, height, width); None for whole pictures.
     """
 
     images: Tensor
     disturbed: Tensor
+    target: Tensor
     position: Tensor | None
 
 
@@ -76,5 +78,5 @@ class BatchMaker:
             images = augment(images, model, random)
         images, skipped = (images, None) if len(self._sources) == 1 else part_skipped(images, model)
         kinds = self._settings.kinds_put_in
-        disturbed = disturb(images, model, random, kinds, skipped) if kinds else images
-        return Batch(images, disturbed.contiguous(memory_format=torch.channels_last), position)
+        shown, target = disturb(images, model, random, kinds, skipped) if kinds else (images, images)
+        return Batch(images, shown.contiguous(memory_format=torch.channels_last), target, position)

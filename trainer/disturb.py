@@ -14,7 +14,7 @@ covered     next to nothing is left of the whole crop, dark or light, and nothin
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final, Literal, Self, get_args
+from typing import Final, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
@@ -56,6 +56,18 @@ class _Split:
         return type(self)(self.pictures[which], self.motion[which])
 
 
+class Disturbed(NamedTuple):
+    """Images with something put in, shape (batch, clip_frames * input_channels, height, width) both, 0..1.
+
+    Attributes:
+        images: What the autoencoder is shown.
+        target: What it is to make of them: the images as they were, and a cover as it is, behind which nothing shows.
+    """
+
+    images: Tensor
+    target: Tensor
+
+
 def possible_kinds(config: ModelConfig) -> tuple[PseudoAnomaly, ...]:
     """Kinds that can be put into this model's images: without motion those alone that need none."""
     return _AT_REST if config.motion == "none" else PSEUDO_ANOMALIES
@@ -67,7 +79,7 @@ def disturb(
     random: torch.Generator,
     kinds: Collection[PseudoAnomaly] = PSEUDO_ANOMALIES,
     skipped: Tensor | None = None,
-) -> Tensor:
+) -> Disturbed:
     """Put pseudo-anomalies into three quarters of the images.
 
     Args:
@@ -77,9 +89,6 @@ def disturb(
         kinds: What is put in; of motion's kinds nothing where the model is given none.
         skipped: Motion of skipped frames, in levels 0..1, (batch, clip_frames * channels of motion, height, width);
             None leaves ``skip-frame`` out.
-
-    Returns:
-        The same shape; the images are left as they are.
     """
     here = _apart(images, config)
     others = torch.randperm(len(images), generator=random)
@@ -87,6 +96,7 @@ def disturb(
     chosen = [kind for kind in possible_kinds(config) if kind in kinds and (kind != "skip-frame" or fast is not None)]
     drawn = torch.rand(len(images), generator=random)
     pictures, motion, start = here.pictures.clone(), here.motion.clone(), _UNDISTURBED
+    covered = torch.zeros(len(images), dtype=torch.bool)
     for kind in chosen:
         stop = start + (1 - _UNDISTURBED) * _SHARES[kind] / sum(_SHARES[one] for one in chosen)
         among = torch.nonzero((drawn >= start) & (drawn < stop)).squeeze(1)
@@ -95,8 +105,10 @@ def disturb(
                 kind, here.of(among), here.of(others[among]), None if fast is None else fast[among], config, random
             )
             pictures[among], motion[among] = put.pictures, put.motion
+            covered[among] = kind == "covered"
         start = stop
-    return _together(_Split(pictures, motion), config)
+    disturbed = _together(_Split(pictures, motion), config)
+    return Disturbed(disturbed, torch.where(covered.to(images.device).view(-1, 1, 1, 1), disturbed, images))
 
 
 def put_in(disturbed: Tensor, images: Tensor, config: ModelConfig) -> Tensor:

@@ -38,7 +38,7 @@ from trainer.settings import FitSettings
 from trainer.skipped import SkippedMotion, skip_frames
 
 _WARM_UP_SHARE = 0.05
-_MAX_VALIDATION_CLIPS = 512
+_VALIDATION_CLIPS = 512
 
 
 @dataclass
@@ -244,10 +244,10 @@ def _epoch_order(
 def _loss(
     output: tuple[torch.Tensor, torch.Tensor | None], batch: Batch, loss_of: LossFunction, settings: FitSettings
 ) -> torch.Tensor:
-    """Join the loss between reconstruction and undisturbed input with that of the comparator, in fp32."""
+    """Join the loss between reconstruction and what it is to be with that of the comparator, in fp32."""
     reconstruction, logits = output
     # Not in bf16: SSIM's small variances vanish in it.
-    loss = loss_of(reconstruction.float(), batch.images)
+    loss = loss_of(reconstruction.float(), batch.target)
     if logits is None:
         return loss
     there = put_in(batch.disturbed, batch.images, settings.model)
@@ -270,8 +270,7 @@ def _validation_loss(
     fabric: Fabric,
 ) -> float:
     detector.eval()
-    count = min(len(validation), _MAX_VALIDATION_CLIPS)
-    places = np.unique(np.linspace(0, len(validation) - 1, count).round().astype(np.int64))
+    places = np.linspace(0, len(validation) - 1, _VALIDATION_CLIPS).round().astype(np.int64)
     total = 0.0
     # The same crops and disturbances at every epoch, so that epochs compare.
     chance = torch.Generator().manual_seed(settings.seed)

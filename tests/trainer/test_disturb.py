@@ -38,7 +38,7 @@ def test_about_three_quarters_of_the_images_are_disturbed_and_stay_images(varian
     model = config(**variant)
     before = images(model, 200)
     kept = before.clone()
-    after = disturb(before, model, torch.Generator().manual_seed(0))
+    after = disturb(before, model, torch.Generator().manual_seed(0)).images
     assert torch.equal(before, kept)
     assert after.shape == before.shape
     assert after.min() >= 0
@@ -49,7 +49,7 @@ def test_about_three_quarters_of_the_images_are_disturbed_and_stay_images(varian
 
 def test_the_same_state_gives_the_same_disturbances():
     model = config()
-    one, two, other = (disturb(images(model), model, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    one, two, other = (disturb(images(model), model, torch.Generator().manual_seed(seed)).images for seed in (3, 3, 4))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
 
@@ -57,7 +57,7 @@ def test_the_same_state_gives_the_same_disturbances():
 def test_some_move_faster_while_their_picture_stays():
     model = config()
     before = images(model, 400)
-    after = disturb(before, model, torch.Generator().manual_seed(0))
+    after = disturb(before, model, torch.Generator().manual_seed(0)).images
     same_picture = (after[:, 0] - before[:, 0]).abs().flatten(1).amax(1) < 1e-6
     level = after[:, 1, 24:40, 40:56].flatten(1).amax(1) * 255 - FLOW_NEUTRAL
     assert (same_picture & (level > 40)).float().mean() > 0.15
@@ -69,20 +69,20 @@ def test_only_what_is_asked_for_is_put_in(kind):
     model = config()
     before = images(model, 200)
     skipped = before[:, 1:] + 20 / 255
-    after = disturb(before, model, torch.Generator().manual_seed(0), [kind], skipped)
+    after = disturb(before, model, torch.Generator().manual_seed(0), [kind], skipped).images
     change = (after - before).abs().flatten(2).amax(2) > 1e-3
     assert change[:, 0].any() == (kind in ("displaced", "foreign", "covered"))
     assert 0.3 < change.any(1).float().mean() < 0.9
     # Along the height nothing moves but by skipped frames.
     assert change[:, 2].any() == (kind == "skip-frame")
-    assert torch.equal(disturb(before, model, torch.Generator().manual_seed(0), [], skipped), before)
+    assert torch.equal(disturb(before, model, torch.Generator().manual_seed(0), [], skipped).images, before)
 
 
 def test_where_nothing_moves_only_what_rests_is_put_in():
     model = config(motion="none")
     before = images(model, 50)
     one, all_kinds, none = (
-        disturb(before, model, torch.Generator().manual_seed(0), kinds)
+        disturb(before, model, torch.Generator().manual_seed(0), kinds).images
         for kinds in (["foreign", "covered"], PSEUDO_ANOMALIES, ["faster", "skip-frame"])
     )
     assert torch.equal(one, all_kinds)
@@ -90,10 +90,21 @@ def test_where_nothing_moves_only_what_rests_is_put_in():
     assert torch.equal(none, before)
 
 
+def test_the_target_is_what_was_there_but_behind_a_cover():
+    model = config()
+    before = images(model, 200)
+    covered, faster = (
+        disturb(before, model, torch.Generator().manual_seed(0), [kind]) for kind in ("covered", "faster")
+    )
+    assert torch.equal(faster.target, before)
+    assert not torch.equal(covered.images, before)
+    assert torch.equal(covered.target, covered.images)
+
+
 def test_a_cover_leaves_little_of_the_picture_and_nothing_that_moves():
     model = config()
     before = images(model, 200)
-    after = disturb(before, model, torch.Generator().manual_seed(0), ["covered"])
+    after = disturb(before, model, torch.Generator().manual_seed(0), ["covered"]).images
     covered = (after[:, 0] - before[:, 0]).abs().flatten(1).amax(1) > 1e-3
     contrast = [clips[covered, 0].flatten(1).std(1) for clips in (before, after)]
     assert (contrast[1] < 0.3 * contrast[0]).all()
@@ -108,7 +119,7 @@ def test_what_rests_does_not_become_noisier_where_things_move_faster():
     before = images(model, 400)
     noise = torch.randn(before[:, 1:].shape, generator=torch.Generator().manual_seed(5)) / 255
     before[:, 1:] += noise
-    after = disturb(before, model, torch.Generator().manual_seed(0))
+    after = disturb(before, model, torch.Generator().manual_seed(0)).images
     faster = ((after[:, 0] - before[:, 0]).abs().flatten(1).amax(1) < 1e-6) & (
         (after[:, 1, 24:40, 40:56] - before[:, 1, 24:40, 40:56]).abs().flatten(1).amax(1) > 20 / 255
     )
@@ -123,7 +134,7 @@ def test_mostly_what_is_faster_moves_as_if_frames_were_skipped(motion):
     before = images(model, 400)
     skipped = torch.full_like(before[:, 1:], motion_at_rest(model) / 255)
     skipped[:, :, 24:40, 40:56] += 50 / 255
-    after = disturb(before, model, torch.Generator().manual_seed(0), skipped=skipped)
+    after = disturb(before, model, torch.Generator().manual_seed(0), skipped=skipped).images
     same_picture = (after[:, 0] - before[:, 0]).abs().flatten(1).amax(1) < 1e-6
     level = after[:, -1, 24:40, 40:56].flatten(1).amax(1) * 255 - motion_at_rest(model)
     rests = before[:, -1, 24:40, 40:56].flatten(1).amax(1) * 255 - motion_at_rest(model)
@@ -135,7 +146,7 @@ def test_mostly_what_is_faster_moves_as_if_frames_were_skipped(motion):
 def test_some_foreign_things_rest_and_some_move_at_the_pace_of_the_place():
     model = config()
     before = images(model, 400)
-    after = disturb(before, model, torch.Generator().manual_seed(0))
+    after = disturb(before, model, torch.Generator().manual_seed(0)).images
     elsewhere = torch.ones(64, 96, dtype=torch.bool)
     elsewhere[20:44, 36:60] = False
     new_picture = ((after[:, 0] - before[:, 0]).abs() > 0.05)[:, elsewhere].any(1)
