@@ -1,20 +1,24 @@
 """What moves, as further channels of a frame: computed once from a camera's frames, the same in training and live.
 
 ``difference-1``  one channel: absolute difference from the frame before, grey levels
-``flow-dis-1``    two channels: displacement since two frames before, along the width and along the height, by dense
+``flow-dis-2``    two channels: displacement since two frames before, along the width and along the height, by dense
                   optical flow at the model's input size, in eighths of a pixel around 128: -16 to 15.875 pixels
 
 The flow is Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016, in OpenCV's fast preset, carried
-on to full resolution. Where there is no frame before, nothing has moved.
+on to full resolution by patches six pixels apart, and not refined after that. Where there is no frame before, nothing
+has moved.
 """
 
 from collections import deque
+from typing import Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from contract.frame import FLOW_FRAMES, FLOW_NEUTRAL, FLOW_STEPS_A_PIXEL, Frame, Preprocessing
+
+_PATCH_STRIDE_PX: Final = 6
 
 
 class MotionChannels:
@@ -63,6 +67,8 @@ class MotionChannels:
         if self._flow is None:
             self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
             self._flow.setFinestScale(0)
+            self._flow.setPatchStride(_PATCH_STRIDE_PX)
+            self._flow.setVariationalRefinementIterations(0)
         frames = len(self._earlier)
         # The array given for the result is where the search starts from.
         flow = self._flow.calc(self._earlier[0], grey, np.zeros((*grey.shape, 2), np.float32))

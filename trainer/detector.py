@@ -200,7 +200,10 @@ def _places(values: Tensor) -> Tensor:
 def _around(places: Tensor, side_px: float) -> Tensor:
     """Average over an odd number of places around each, at most the side given."""
     reach = max(1, int(side_px / _PLACE_PX - 1) // 2)
-    return functional.avg_pool2d(places, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)
+    # Along the height, then along the width: the same averages by a fraction of the sums.
+    for kernel, padding in (((2 * reach + 1, 1), (reach, 0)), ((1, 2 * reach + 1), (0, reach))):
+        places = functional.avg_pool2d(places, kernel, stride=1, padding=padding, count_include_pad=False)
+    return places
 
 
 def _cells(places: Tensor) -> Tensor:

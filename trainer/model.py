@@ -34,9 +34,9 @@ class ModelConfig(FrozenModel):
     channels: Literal[1, 3] = 1
     """1 for grey, 3 for colour in BGR order."""
 
-    motion: Motion = "flow-dis-1"
+    motion: Motion = "flow-dis-2"
     """What is computed from a camera's frames and given to the model beside them: nothing, ``none``, for images that
-    are not a camera's; the difference from the frame before, ``difference-1``; optical flow, ``flow-dis-1``."""
+    are not a camera's; the difference from the frame before, ``difference-1``; optical flow, ``flow-dis-2``."""
 
     clip_frames: int = Field(default=1, ge=1, le=64)
     """Consecutive frames that the autoencoder sees and redraws, T; the last one is scored."""
@@ -210,7 +210,7 @@ def pictures_and_motion(images: Tensor, config: ModelConfig) -> tuple[Tensor, Te
 
 def motion_at_rest(config: ModelConfig) -> float:
     """Level, 0..255, of the motion's channels where nothing moves."""
-    return float(FLOW_NEUTRAL) if config.motion == "flow-dis-1" else 0.0
+    return float(FLOW_NEUTRAL) if config.motion == "flow-dis-2" else 0.0
 
 
 def _last_places(config: ModelConfig) -> tuple[int, int]:
