@@ -9,8 +9,10 @@ on to full resolution by patches six pixels apart, and not refined after that. W
 has moved.
 """
 
+import threading
 from collections import deque
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,8 +32,8 @@ class MotionChannels:
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self._motion = preprocessing.motion
+        self._shape = preprocessing.height, preprocessing.width, preprocessing.input_channels
         self._earlier: deque[npt.NDArray[np.uint8]] = deque(maxlen=FLOW_FRAMES)
-        self._flow: cv2.DISOpticalFlow | None = None
 
     def push(self, frame: Frame) -> npt.NDArray[np.uint8]:
         """Add the next frame's motion.
@@ -42,39 +44,83 @@ class MotionChannels:
         Returns:
             uint8 of shape (height, width, input_channels): the frame's own channels, then those of its motion.
         """
-        if self._motion == "none":
-            return frame
-        grey = _grey(frame)
-        moved = self._difference(grey) if self._motion == "difference-1" else self._displacement(grey)
-        self._earlier.append(grey)
-        return np.concatenate([frame, moved], axis=2)
+        moved = self.take(frame)
+        moved.measure()
+        return moved.frame
 
-    def skip(self, frame: Frame) -> None:
-        """Take the next frame, whose own motion is not asked for.
+    def take(self, frame: Frame) -> "MovingFrame":
+        """Take the next frame and leave its motion to be measured later, by any thread.
 
         Args:
             frame: uint8 of shape (height, width, channels).
         """
-        self._earlier.append(_grey(frame))
+        if self._motion == "none":
+            return MovingFrame(frame, lambda: None)
+        earlier = tuple(self._earlier)
+        grey = self.skip(frame)
+        whole = np.empty(self._shape, np.uint8)
+        whole[..., : frame.shape[2]] = frame
+        motion = whole[..., frame.shape[2] :]
+        if self._motion == "difference-1":
+            return MovingFrame(whole, lambda: _write_difference(earlier, grey, motion))
+        return MovingFrame(whole, lambda: _write_displacement(earlier, grey, motion))
 
-    def _difference(self, grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        before = self._earlier[-1] if self._earlier else grey
-        return np.asarray(cv2.absdiff(grey, before), np.uint8)[..., None]
+    def skip(self, frame: Frame) -> npt.NDArray[np.uint8]:
+        """Take the next frame, whose own motion is not asked for.
 
-    def _displacement(self, grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        if not self._earlier:
-            return np.full((*grey.shape, 2), FLOW_NEUTRAL, np.uint8)
-        if self._flow is None:
-            self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-            self._flow.setFinestScale(0)
-            self._flow.setPatchStride(_PATCH_STRIDE_PX)
-            self._flow.setVariationalRefinementIterations(0)
-        frames = len(self._earlier)
-        # The array given for the result is where the search starts from.
-        flow = self._flow.calc(self._earlier[0], grey, np.zeros((*grey.shape, 2), np.float32))
-        # The second frame has one before it alone: what it moved in one frame, it moves twice in two.
-        steps = np.rint(flow * (FLOW_STEPS_A_PIXEL * FLOW_FRAMES / frames)) + FLOW_NEUTRAL
-        return np.asarray(np.clip(steps, 0, 255), np.uint8)
+        Args:
+            frame: uint8 of shape (height, width, channels).
+
+        Returns:
+            It in grey, uint8 of shape (height, width).
+        """
+        grey = _grey(frame)
+        self._earlier.append(grey)
+        return grey
+
+
+class MovingFrame(NamedTuple):
+    """A frame whose motion is to be measured.
+
+    Attributes:
+        frame: uint8 of shape (height, width, input_channels), the channels of its motion not set yet.
+        measure: Sets them.
+    """
+
+    frame: npt.NDArray[np.uint8]
+    measure: Callable[[], None]
+
+
+class _Flows(threading.local):
+    """A flow of each thread: one holds buffers, and serves one call at a time."""
+
+    def __init__(self) -> None:
+        self.flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self.flow.setFinestScale(0)
+        self.flow.setPatchStride(_PATCH_STRIDE_PX)
+        self.flow.setVariationalRefinementIterations(0)
+
+
+_flows = _Flows()
+
+
+def _write_difference(
+    earlier: Sequence[npt.NDArray[np.uint8]], grey: npt.NDArray[np.uint8], motion: npt.NDArray[np.uint8]
+) -> None:
+    motion[..., 0] = cv2.absdiff(grey, earlier[-1]) if earlier else 0
+
+
+def _write_displacement(
+    earlier: Sequence[npt.NDArray[np.uint8]], grey: npt.NDArray[np.uint8], motion: npt.NDArray[np.uint8]
+) -> None:
+    if not earlier:
+        motion[...] = FLOW_NEUTRAL
+        return
+    # The array given for the result is where the search starts from.
+    flow = _flows.flow.calc(earlier[0], grey, np.zeros((*grey.shape, 2), np.float32))
+    # The second frame has one before it alone: what it moved in one frame, it moves twice in two.
+    steps = np.rint(flow * (FLOW_STEPS_A_PIXEL * FLOW_FRAMES / len(earlier))) + FLOW_NEUTRAL
+    motion[...] = np.clip(steps, 0, 255)
 
 
 def _grey(frame: Frame) -> npt.NDArray[np.uint8]:

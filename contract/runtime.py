@@ -110,6 +110,11 @@ class Detector:
             _expect_shape(where, "anomaly_score", score, (batch,))
             _expect_shape(where, "anomaly_map", anomaly_map, (batch, *shape.anomaly_map))
 
+    @property
+    def scores_whole_batches(self) -> bool:
+        """Whether one call for a batch is better than several at once: on a GPU it is."""
+        return self.provider == "cuda"
+
     def score(self, frames: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
         """Score clips of frames.
 

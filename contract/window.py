@@ -1,6 +1,8 @@
 """The clip that goes with each frame: the frame itself, last, and the frames before it."""
 
 from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,30 @@ class ClipWindow:
         Returns:
             uint8 of shape (clip_frames, height, width, input_channels), oldest first.
         """
-        self._frames.append(self._motion.push(frame))
+        clip = self.take(frame)
+        clip.measure()
+        return np.stack(clip.frames)
+
+    def take(self, frame: Frame) -> "ComingClip":
+        """Add the next frame and leave its motion to be measured later, by any thread.
+
+        Args:
+            frame: uint8 of shape (height, width, channels).
+        """
+        moving = self._motion.take(frame)
+        self._frames.append(moving.frame)
         missing = self._clip_frames - len(self._frames)
-        return np.stack([self._frames[0]] * missing + list(self._frames))
+        return ComingClip((*[self._frames[0]] * missing, *self._frames), moving.measure)
+
+
+class ComingClip(NamedTuple):
+    """A clip whose last frame's motion is to be measured.
+
+    Attributes:
+        frames: clip_frames arrays, uint8 of shape (height, width, input_channels), oldest first; whole once what every
+            one of them waits for was measured.
+        measure: Measures the motion of the last.
+    """
+
+    frames: tuple[npt.NDArray[np.uint8], ...]
+    measure: Callable[[], None]

@@ -83,18 +83,23 @@ def score(
     camera_id: Annotated[str | None, typer.Option(help="Camera in the output; the clip's name if not given.")] = None,
     threshold: Annotated[float | None, typer.Option(min=-100, max=100, help="In place of the bundle's.")] = None,
     provider: ProviderName = "auto",
-    batch: Annotated[int, typer.Option(min=1, max=1024, help="Frames in a batch.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Frames in a batch.")] = 32,
 ) -> None:
     """Score footage without Kafka: the same engine and numbers as live."""
     from contract.frame import FrameLimits
     from worker.alerts_view import describe
+    from worker.cores import Crew, cores_given, share_interpreter
     from worker.score import check_request, score_clips, write_scores
 
     clips = open_source(source)
     check_request(clips, camera_id=camera_id, out=out, events=events)
-    detector = Detector(open_bundle(bundle), _provider(provider))
-    rows = score_clips(detector, clips, camera_id=camera_id, threshold=threshold, batch=batch, limits=FrameLimits())
-    count, ended = write_scores(rows, out, events)
+    detector = Detector(open_bundle(bundle), _provider(provider), 1)
+    share_interpreter()
+    with Crew(cores_given()) as crew:
+        rows = score_clips(
+            detector, clips, camera_id=camera_id, threshold=threshold, batch=batch, limits=FrameLimits(), crew=crew
+        )
+        count, ended = write_scores(rows, out, events)
     for alert in ended:
         _console.print(
             f"frames {alert.data.frames.first_offset}-{alert.data.frames.last_offset}: {describe(alert)}",

@@ -1,6 +1,8 @@
 """The per-frame core: frames in, scores and alerts out. It does no I/O; ``run`` and ``score`` share it."""
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
@@ -13,17 +15,23 @@ from contract.event import Event, EventRule, EventTracker, Transition, rule_vers
 from contract.frame import FrameLimits, decode_frame, read_frame_header
 from contract.manifest import Bundle
 from contract.scoring import FloatArray, anomalous_area, anomalous_boxes, severity
-from contract.window import ClipWindow
+from contract.window import ClipWindow, ComingClip
+from worker.cores import Crew
 from worker.pictures import heat_map, snapshot
 
 _DEFAULT_PICTURE_BYTES: Final = 192 * 1024
 _DEFAULT_CAMERAS: Final = 4096
+_CLIPS_AT_ONCE: Final = 8
 
 
 class BatchScorer(Protocol):
     """What the engine needs of a detector."""
 
     bundle: Bundle
+
+    @property
+    def scores_whole_batches(self) -> bool:
+        """Whether one call for a batch is better than several at once."""
 
     def score(self, frames: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
         """Score clips, uint8 (batch, clip_frames, height, width, channels): scores (batch,), maps (batch, r, c)."""
@@ -91,22 +99,55 @@ class _Camera:
     peak: _Peak | None = None
 
 
+class _Picture(NamedTuple):
+    """A decoded frame.
+
+    Attributes:
+        pixels: uint8 of shape (height, width, channels).
+        trailing_bytes: Bytes after the picture's end marker.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    trailing_bytes: int
+
+
 class _Decoded(NamedTuple):
     """A frame on its way to its score.
 
     Attributes:
         camera: Whose it is.
-        clip: uint8 of shape (clip_frames, height, width, input_channels).
+        clip: That it ends.
         trailing_bytes: Bytes after the picture's end marker.
     """
 
     camera: _Camera
-    clip: npt.NDArray[np.uint8]
+    clip: ComingClip
     trailing_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A batch of frames that goes through the engine's steps.
+
+    Attributes:
+        number: Of the batch.
+        frames: As they came.
+        decoded: What each became.
+        scores: Score and map of each that could be decoded, once they are scored.
+    """
+
+    number: int
+    frames: Sequence[IncomingFrame]
+    decoded: Sequence[_Decoded | FrameError]
+    scores: list[tuple[float, FloatArray]] = field(default_factory=list)
 
 
 class Engine:
     """Scores frames of many cameras in batches and follows each camera's events.
+
+    A batch is prepared (decoded, its motion measured), scored and followed. Each step may run on a thread of its own,
+    so that one batch is prepared while another is scored and a third is followed, as long as every step takes the
+    batches in their order.
 
     Args:
         detector: Scores clips of frames.
@@ -116,7 +157,9 @@ class Engine:
         picture_max_bytes: Size up to which pictures travel in alerts.
         max_cameras: Cameras kept at once. Beyond it the one idle longest without an event pending is forgotten; where
             there is none, the new camera's frames are rejected with reason ``too_many_cameras``.
-        on_stage: Told of each stage as it begins, for metrics: ``decode``, ``infer``, ``events``.
+        crew: Decodes, measures motion and scores; the caller's thread where not given.
+        on_stage: Told the name of each stage and how long it took, seconds: ``decode``, ``motion``, ``infer`` and
+            ``events``.
     """
 
     def __init__(
@@ -128,7 +171,8 @@ class Engine:
         limits: FrameLimits | None = None,
         picture_max_bytes: int = _DEFAULT_PICTURE_BYTES,
         max_cameras: int = _DEFAULT_CAMERAS,
-        on_stage: Callable[[str], None] | None = None,
+        crew: Crew | None = None,
+        on_stage: Callable[[str, float], None] | None = None,
     ) -> None:
         manifest = detector.bundle.manifest
         self._detector = detector
@@ -141,10 +185,11 @@ class Engine:
         self._rule_version = rule_version(self._rule, self.threshold, self._release)
         self._picture_max_bytes = picture_max_bytes
         self._max_cameras = max_cameras
-        self._on_stage = on_stage or (lambda _stage: None)
+        self._crew = crew or Crew()
+        self._on_stage = on_stage or (lambda _stage, _seconds: None)
         # In the order of their last frames, the longest idle first.
         self._cameras: dict[tuple[str, int, str], _Camera] = {}
-        self._batch = 0
+        self._prepared = self._followed = 0
 
     def process(self, frames: Sequence[IncomingFrame]) -> list[Outcome]:
         """Score frames and say what they tell, in the order given; a camera's frames must come in theirs.
@@ -155,26 +200,55 @@ class Engine:
             BundleError: The model gives scores that are not finite.
             FramewatchError: The model failed while running; no camera's state has changed for good: stop.
         """
-        self._batch += 1
-        self._on_stage("decode")
-        decoded = [self._decode(frame) for frame in frames]
-        clips = [one.clip for one in decoded if not isinstance(one, FrameError)]
-        self._on_stage("infer")
-        scores: list[tuple[float, FloatArray]] = []
-        if clips:
-            batch_scores, batch_maps = self._detector.score(np.stack(clips))
-            scores = list(zip(batch_scores.tolist(), batch_maps, strict=True))
-        self._on_stage("events")
-        left = iter(scores)
-        outcomes = []
-        for frame, one in zip(frames, decoded, strict=True):
-            if isinstance(one, FrameError):
-                outcomes.append(Outcome(frame, error=one))
-            else:
-                score, anomaly_map = next(left)
-                alerts = self._follow(one.camera, frame, score, anomaly_map)
-                anomalous = score >= self.threshold
-                outcomes.append(Outcome(frame, score, anomalous, alerts=alerts, trailing_bytes=one.trailing_bytes))
+        return self.follow(self.score(self.prepare(frames)))
+
+    def prepare(self, frames: Sequence[IncomingFrame]) -> Work:
+        """Decode frames, measure what moves in them, and find their cameras."""
+        self._prepared += 1
+        with self._timed("decode"):
+            pictures = self._crew.map(self._decode, frames)
+            decoded = [self._admit(frame, picture) for frame, picture in zip(frames, pictures, strict=True)]
+        with self._timed("motion"):
+            self._crew.map(lambda one: one.clip.measure(), [one for one in decoded if not isinstance(one, FrameError)])
+        return Work(self._prepared, frames, decoded)
+
+    def score(self, work: Work) -> Work:
+        """Score what was prepared.
+
+        Raises:
+            BundleError: The model gives scores that are not finite.
+            FramewatchError: The model failed while running.
+        """
+        clips = [one.clip for one in work.decoded if not isinstance(one, FrameError)]
+        with self._timed("infer"):
+            size = len(clips) if self._detector.scores_whole_batches else _CLIPS_AT_ONCE
+            parts = [clips[start : start + size] for start in range(0, len(clips), size or 1)]
+            for scores, maps in self._crew.map(self._score_clips, parts, at_once=1):
+                work.scores.extend(zip(scores.tolist(), maps, strict=True))
+        return work
+
+    def follow(self, work: Work, is_wanted: Callable[[IncomingFrame], bool] = lambda _frame: True) -> list[Outcome]:
+        """Say what scores tell.
+
+        Args:
+            work: That was scored.
+            is_wanted: Whether a frame still counts; others are left out, and change no camera's state.
+
+        Returns:
+            An outcome a frame that counts, in the order in which they came.
+        """
+        with self._timed("events"):
+            scores = iter(work.scores)
+            outcomes = []
+            for frame, one in zip(work.frames, work.decoded, strict=True):
+                if isinstance(one, FrameError):
+                    outcome = Outcome(frame, error=one) if is_wanted(frame) else None
+                else:
+                    scored = next(scores)
+                    outcome = self._outcome(one, frame, *scored) if is_wanted(frame) else None
+                if outcome is not None:
+                    outcomes.append(outcome)
+        self._followed = work.number
         return outcomes
 
     def close_events(self) -> list[Alert]:
@@ -193,15 +267,41 @@ class Engine:
         for key in [key for key in self._cameras if key[:2] in gone]:
             del self._cameras[key]
 
-    def _decode(self, frame: IncomingFrame) -> _Decoded | FrameError:
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._on_stage(stage, time.perf_counter() - began)
+
+    def _decode(self, frame: IncomingFrame) -> _Picture | FrameError:
         data = frame.data or b""
         try:
             header = read_frame_header(data, self._limits)
             pixels = decode_frame(data, self._manifest.preprocessing, self._limits, header=header)
+        except FrameError as error:
+            return error
+        return _Picture(pixels, header.trailing_bytes)
+
+    def _admit(self, frame: IncomingFrame, picture: _Picture | FrameError) -> _Decoded | FrameError:
+        if isinstance(picture, FrameError):
+            return picture
+        try:
             camera = self._camera(frame)
         except FrameError as error:
             return error
-        return _Decoded(camera, camera.window.push(pixels), header.trailing_bytes)
+        return _Decoded(camera, camera.window.take(picture.pixels), picture.trailing_bytes)
+
+    def _score_clips(self, clips: Sequence[ComingClip]) -> tuple[FloatArray, FloatArray]:
+        first = clips[0].frames
+        batch = np.empty((len(clips), len(first), *first[0].shape), np.uint8)
+        for held, clip in zip(batch, clips, strict=True):
+            for place, frame in zip(held, clip.frames, strict=True):
+                place[...] = frame
+        return self._detector.score(batch)
+
+    def _outcome(self, one: _Decoded, frame: IncomingFrame, score: float, anomaly_map: FloatArray) -> Outcome:
+        alerts = self._follow(one.camera, frame, score, anomaly_map)
+        return Outcome(frame, score, score >= self.threshold, alerts=alerts, trailing_bytes=one.trailing_bytes)
 
     def _camera(self, frame: IncomingFrame) -> _Camera:
         key = frame.topic, frame.partition, frame.camera_id
@@ -210,7 +310,7 @@ class Engine:
             self._make_room()
             tracker = EventTracker(self._rule, self.threshold, self._release)
             camera = _Camera(ClipWindow(self._manifest.shape.clip_frames, self._manifest.preprocessing), tracker)
-        camera.batch = self._batch
+        camera.batch = self._prepared
         self._cameras[key] = camera
         return camera
 
@@ -218,7 +318,8 @@ class Engine:
         if len(self._cameras) < self._max_cameras:
             return
         for key, camera in self._cameras.items():
-            if camera.batch == self._batch:
+            if camera.batch > self._followed:
+                # Its scores are not told yet, and may begin an event; so may those of all after it.
                 break
             if camera.tracker.pending is None:
                 del self._cameras[key]

@@ -2,12 +2,16 @@
 
 The order is the promise: an offset is committed only after every alert, score and dead letter behind it was
 confirmed. So a worker that dies is followed by one that does some frames again, never by one that skips any.
+
+The loop's own thread fetches and commits. Batches go from it through a pipeline that prepares, scores and publishes
+them, each step on a thread of its own and in the batches' order.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from kafka import TopicPartition
@@ -22,9 +26,10 @@ from kafka.structs import OffsetAndMetadata
 
 from contract.errors import FrameError
 from contract.steady_consumer import UnreadableRecordError
-from worker.engine import Engine, IncomingFrame, Outcome
+from worker.engine import Engine, IncomingFrame, Outcome, Work
 from worker.kafka_clients import mapped_errors
 from worker.partitions import Losses, Progress
+from worker.pipeline import Pipeline
 from worker.records import (
     UNKNOWN_CAMERA,
     OutgoingRecord,
@@ -76,6 +81,33 @@ class Consumer(Protocol):
         """Seconds since the broker last answered."""
 
 
+@dataclass(slots=True)
+class _Batch:
+    """Records on their way.
+
+    Attributes:
+        records: As they were fetched.
+        tenures: Of their partitions when they were.
+        gone: Partitions lost since the batch before; what is kept of their cameras is dropped.
+        letters: Records of no camera, and why.
+        origin: Record of each frame, by the frame's identity.
+        work: What the engine makes of them.
+    """
+
+    records: Sequence[Any]
+    tenures: dict[TopicPartition, int]
+    gone: set[TopicPartition]
+    letters: list[tuple[Any, FrameError]] = field(default_factory=list)
+    origin: dict[int, Any] = field(default_factory=dict)
+    work: Work = field(default_factory=lambda: Work(0, (), ()))
+
+    def counts(self, record: Any, tenures: dict[TopicPartition, int]) -> bool:  # noqa: ANN401
+        """Whether a record's partition has been this worker's since it was fetched."""
+        partition = _partition(record)
+        tenure = self.tenures.get(partition)
+        return tenure is not None and tenures.get(partition) == tenure
+
+
 class WorkerLoop:
     """Runs until it is asked to stop or something fails.
 
@@ -113,6 +145,9 @@ class WorkerLoop:
         self._progress = Progress()
         self._committed_at = clock()
         self._lag_at = 0.0
+        # Partitions lost since the last batch went on its way.
+        self._gone: set[TopicPartition] = set()
+        self._pipeline = Pipeline([("prepare", self._prepare), ("score", self._score), ("publish", self._publish)])
 
     def stop(self) -> None:
         """Ask the loop to finish its batch, commit and return; safe in a signal handler."""
@@ -126,18 +161,22 @@ class WorkerLoop:
             BundleError: The model gives scores that are not finite.
             FramewatchError: The model or the broker failed.
         """
-        while not self._stopping.is_set():
-            self._turn()
+        with self._pipeline:
+            while not self._stopping.is_set():
+                self._turn()
+            self._pipeline.drain()
         self._commit()
         _log.info("stopped, all finished frames are committed")
 
     def _turn(self) -> None:
         self._probes.turn()
+        self._pipeline.check()
         records = self._gather()
         self._begin_partitions(records)
         self._tell_health()
-        if records:
-            self._work(records)
+        if records or self._gone:
+            gone, self._gone = self._gone, set()
+            self._pipeline.submit(_Batch(records, self._progress.tenures, gone))
         if self._clock() - self._committed_at >= self._settings.batch.commit_interval_ms / 1000:
             self._commit()
         if self._clock() - self._lag_at >= _LAG_EVERY_SECONDS:
@@ -171,20 +210,23 @@ class WorkerLoop:
         """Forget the partitions lost lately and leave out what was fetched of them; one that came back begins anew.
 
         What was fetched before the loss may have been done by another worker since, or not at all, so a partition that
-        came back is read again from what is committed.
+        came back is read again from what is committed, or from what was finished where nothing is.
         """
         lost = self._losses.take()
         if not lost:
             return records
+        finished = self._progress.finished
         self._progress.forget(lost)
-        self._engine.forget((tp.topic, tp.partition) for tp in lost)
+        self._gone |= lost
         self._metrics.forget_lag(tp.partition for tp in lost)
         _log.info("partitions lost", extra={"partitions": sorted(tp.partition for tp in lost)})
         for partition in lost & self._consumer.assignment():
             dropped = [record.offset for record in records if _partition(record) == partition]
-            committed = self._consumer.committed(partition)
-            if committed is not None or dropped:
-                self._consumer.seek(partition, min(dropped) if committed is None else committed)
+            goes_on_at = self._consumer.committed(partition)
+            if goes_on_at is None:
+                goes_on_at = finished.get(partition, min(dropped, default=None))
+            if goes_on_at is not None:
+                self._consumer.seek(partition, goes_on_at)
         return [record for record in records if _partition(record) not in lost]
 
     def _begin_partitions(self, records: list[Any]) -> None:
@@ -209,31 +251,42 @@ class WorkerLoop:
         self._metrics.partitions.set(len(assigned))
         self._probes.answered(self._consumer.seconds_since_answer())
 
-    def _work(self, records: list[Any]) -> None:
+    def _prepare(self, batch: "_Batch") -> "_Batch":
+        self._engine.forget((tp.topic, tp.partition) for tp in batch.gone)
         frames: list[IncomingFrame] = []
-        origin: dict[int, Any] = {}
-        letters: list[tuple[Any, FrameError]] = []
-        for record in records:
+        for record in batch.records:
             try:
                 frame = read_frame(record)
             except FrameError as error:
-                letters.append((record, error))
-                self._metrics.frames.labels(UNKNOWN_CAMERA, "dead_letter").inc()
+                batch.letters.append((record, error))
             else:
                 frames.append(frame)
-                origin[id(frame)] = record
-        outcomes = self._engine.process(frames)
-        self._metrics.begin_stage("")
-        letters += [(origin[id(outcome.frame)], outcome.error) for outcome in outcomes if outcome.error]
+                batch.origin[id(frame)] = record
+        batch.work = self._engine.prepare(frames)
+        return batch
+
+    def _score(self, batch: "_Batch") -> "_Batch":
+        self._engine.score(batch.work)
+        return batch
+
+    def _publish(self, batch: "_Batch") -> None:
+        current = self._progress.tenures
+        outcomes = self._engine.follow(batch.work, lambda frame: batch.counts(batch.origin[id(frame)], current))
+        letters = [letter for letter in batch.letters if batch.counts(letter[0], current)]
+        for _ in letters:
+            self._metrics.frames.labels(UNKNOWN_CAMERA, "dead_letter").inc()
+        letters += [(batch.origin[id(outcome.frame)], outcome.error) for outcome in outcomes if outcome.error]
         with self._metrics.time_stage("publish"):
             self._deliver(self._outgoing(outcomes, letters))
         self._probes.answered()
         for outcome in outcomes:
-            self._count(outcome, origin[id(outcome.frame)])
+            self._count(outcome, batch.origin[id(outcome.frame)])
         self._count_letters(letters)
-        self._metrics.batch_frames.observe(len(outcomes))
-        for record in records:
-            self._progress.finish(_partition(record), record.offset)
+        if batch.records:
+            self._metrics.batch_frames.observe(len(outcomes))
+        for record in batch.records:
+            partition = _partition(record)
+            self._progress.finish(partition, record.offset, batch.tenures.get(partition))
 
     def _outgoing(self, outcomes: Sequence[Outcome], letters: list[tuple[Any, FrameError]]) -> list[OutgoingRecord]:
         kafka = self._settings.kafka

@@ -38,38 +38,61 @@ class Losses(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
 
 class Progress:
-    """Offsets of the assigned partitions: after the last finished frame, and which of them are not yet committed."""
+    """Offsets of the assigned partitions: after the last finished frame, and which of them are not yet committed.
+
+    One thread reads frames and another finishes them, so a partition may be lost, and come back, while frames of it are
+    under way. Each time it begins it is a new tenure, and what was read in an earlier one no longer counts.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._finished: dict[TopicPartition, int] = {}
         self._uncommitted: dict[TopicPartition, int] = {}
+        self._tenures: dict[TopicPartition, int] = {}
+        self._begun = 0
 
     @property
     def finished(self) -> dict[TopicPartition, int]:
         """Offset after the last finished frame, or where the partition began; a copy."""
-        return dict(self._finished)
+        with self._lock:
+            return dict(self._finished)
 
     @property
     def uncommitted(self) -> dict[TopicPartition, int]:
         """Offsets that are to be committed; a copy."""
-        return dict(self._uncommitted)
+        with self._lock:
+            return dict(self._uncommitted)
+
+    @property
+    def tenures(self) -> dict[TopicPartition, int]:
+        """Number of each partition's tenure; a copy."""
+        with self._lock:
+            return dict(self._tenures)
 
     def begin(self, partition: TopicPartition, offset: int) -> None:
         """Note where a partition begins, so that this is committed before any frame of it is finished."""
-        self._finished[partition] = self._uncommitted[partition] = offset
+        with self._lock:
+            self._begun += 1
+            self._tenures[partition] = self._begun
+            self._finished[partition] = self._uncommitted[partition] = offset
 
-    def finish(self, partition: TopicPartition, offset: int) -> None:
-        """Note that the record at an offset is finished and all it told is confirmed."""
-        self._finished[partition] = self._uncommitted[partition] = offset + 1
+    def finish(self, partition: TopicPartition, offset: int, tenure: int | None) -> None:
+        """Note that the record at an offset is finished and all it told is confirmed, unless its tenure is over."""
+        with self._lock:
+            if tenure is not None and self._tenures.get(partition) == tenure:
+                self._finished[partition] = self._uncommitted[partition] = offset + 1
 
     def commit(self, offsets: dict[TopicPartition, int]) -> None:
         """Note that offsets are committed."""
-        for partition, offset in offsets.items():
-            if self._uncommitted.get(partition) == offset:
-                del self._uncommitted[partition]
+        with self._lock:
+            for partition, offset in offsets.items():
+                if self._uncommitted.get(partition) == offset:
+                    del self._uncommitted[partition]
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
-        """Drop what is known of partitions that were lost."""
-        for partition in partitions:
-            self._finished.pop(partition, None)
-            self._uncommitted.pop(partition, None)
+        """Drop what is known of partitions that were lost; their tenure is over."""
+        with self._lock:
+            for partition in partitions:
+                self._finished.pop(partition, None)
+                self._uncommitted.pop(partition, None)
+                self._tenures.pop(partition, None)

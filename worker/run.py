@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from contract.manifest import open_bundle
 from contract.runtime import Detector
+from worker.cores import Crew, cores_given, share_interpreter
 from worker.delivery import Delivery
 from worker.engine import Engine
 from worker.kafka_clients import mapped_errors, open_consumer, require_topics, require_uncompressed
@@ -30,22 +31,26 @@ def run_worker(settings: WorkerSettings) -> None:
         DeliveryError: A record was not confirmed.
     """
     bundle = open_bundle(settings.bundle)
-    detector = Detector(bundle, settings.provider, settings.threads)
+    # One thread a call and as many calls as there are cores: threads within a call wait for each other.
+    detector = Detector(bundle, settings.provider, 1)
+    threads = settings.threads or cores_given()
+    share_interpreter()
     metrics = Metrics()
     probes = Probes(settings.kafka.max_poll_interval_ms / 1000)
-    engine = Engine(
-        detector,
-        threshold=settings.threshold,
-        event_rule=settings.event_rule.over(bundle.manifest.event_rule),
-        limits=settings.limits,
-        picture_max_bytes=settings.picture_max_bytes,
-        max_cameras=settings.max_cameras,
-        on_stage=metrics.begin_stage,
-    )
     name = bundle.reference
     about = {"name": name.name, "version": name.version, "digest": name.digest, "provider": detector.provider}
     metrics.bundle.info(about)
-    with TelemetryServer(settings.http, metrics, probes) as server:
+    with Crew(threads) as crew, TelemetryServer(settings.http, metrics, probes) as server:
+        engine = Engine(
+            detector,
+            threshold=settings.threshold,
+            event_rule=settings.event_rule.over(bundle.manifest.event_rule),
+            limits=settings.limits,
+            picture_max_bytes=settings.picture_max_bytes,
+            max_cameras=settings.max_cameras,
+            crew=crew,
+            on_stage=metrics.observe_stage,
+        )
         where = {"provider": detector.provider, "bundle": f"{name.name} {name.version}", "http_port": server.port}
         _run_loop(engine, settings, metrics, probes, where)
 

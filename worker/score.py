@@ -13,6 +13,7 @@ from contract.clip import Clip, require_end
 from contract.errors import ConfigError, FootageError
 from contract.frame import FrameLimits
 from contract.kafka_source import CAMERA_ID
+from worker.cores import Crew
 from worker.engine import BatchScorer, Engine, IncomingFrame
 
 COLUMNS = ("camera_id", "clip", "frame", "captured_at_ms", "anomaly_score", "threshold", "is_anomalous")
@@ -61,7 +62,7 @@ def _are_one_file(one: Path, other: Path) -> bool:
 
 def score_clips(
     detector: BatchScorer, clips: Sequence[Clip], *, camera_id: str | None, threshold: float | None, batch: int,
-    limits: FrameLimits,
+    limits: FrameLimits, crew: Crew | None = None,
 ) -> Iterator[ScoreRow | Alert]:  # fmt: skip
     """Score every frame as ``worker run`` would, each clip as a camera of its own, and tell its events.
 
@@ -72,6 +73,7 @@ def score_clips(
         threshold: In place of the bundle's.
         batch: Frames in a batch.
         limits: What a frame may declare.
+        crew: Decodes, measures motion and scores; the caller's thread where not given.
 
     Yields:
         A row a frame, and alerts as they come.
@@ -81,7 +83,7 @@ def score_clips(
     """
     for clip in clips:
         camera = camera_id or _as_camera_id(clip.name)
-        engine = Engine(detector, threshold=threshold, limits=limits)
+        engine = Engine(detector, threshold=threshold, limits=limits, crew=crew)
         gathered: list[IncomingFrame] = []
         before: int | None = None
         for frame in clip.frames():

@@ -141,7 +141,7 @@ class KafkaSettings(FrozenModel):
 class BatchSettings(FrozenModel):
     """How frames are gathered for the model."""
 
-    max_frames: int = Field(default=16, ge=1, le=1024)
+    max_frames: int = Field(default=32, ge=1, le=1024)
     """Frames in a batch at the most."""
 
     deadline_ms: int = Field(default=50, ge=1, le=10_000)
@@ -185,7 +185,7 @@ class WorkerSettings(Settings):
     """``cuda``, ``cpu``, or ``auto``: CUDA where an NVIDIA device is present, CPU elsewhere."""
 
     threads: int = Field(default=0, ge=0, le=256)
-    """Threads of the model on CPU; 0 for one a core."""
+    """Threads that decode, measure motion and, on CPU, run the model; 0 for one a core that the process is given."""
 
     threshold: float | None = Field(default=None, gt=-100, lt=100)
     """Score from which a frame is anomalous; the bundle's where not set."""

@@ -63,8 +63,6 @@ class Metrics:
         )
         self.partitions = Gauge("framewatch_assigned_partitions", "Partitions assigned", registry=self.registry)
         self.bundle = Info("framewatch_bundle", "Bundle and provider in use", registry=self.registry)
-        self._stage = ""
-        self._stage_began = 0.0
         self._cameras: set[str] = set()
 
     def camera_label(self, camera_id: str) -> str:
@@ -87,12 +85,9 @@ class Metrics:
         with self.stage_seconds.labels(stage).time():
             yield
 
-    def begin_stage(self, stage: str) -> None:
-        """Time the engine's stages: each lasts until the next begins; an empty name ends the last."""
-        now = time.perf_counter()
-        if self._stage:
-            self.stage_seconds.labels(self._stage).observe(now - self._stage_began)
-        self._stage, self._stage_began = stage, now
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """Count a stage of one batch that was timed elsewhere."""
+        self.stage_seconds.labels(stage).observe(seconds)
 
 
 class Probes:

@@ -9,6 +9,7 @@ from contract.event import EventRule
 from contract.frame import Preprocessing
 from contract.scoring import Tail
 from tests.calibrations import made_calibration
+from worker.cores import Crew
 from worker.engine import Engine, IncomingFrame
 from worker.pictures import snapshot
 
@@ -31,7 +32,12 @@ def detector(clip_frames=1):
         cells = clips[:, -1, :, :, 0].reshape(len(clips), 4, 16, 4, 16).mean((2, 4)).astype(np.float32) / 25.5
         return cells.max((1, 2)), cells
 
-    return SimpleNamespace(bundle=SimpleNamespace(manifest=manifest, reference=reference), score=score, seen=seen)
+    return SimpleNamespace(
+        bundle=SimpleNamespace(manifest=manifest, reference=reference),
+        score=score,
+        seen=seen,
+        scores_whole_batches=True,
+    )
 
 
 def frame(offset, level, camera="door", partition=0, data=None):
@@ -210,8 +216,49 @@ def test_a_rule_given_replaces_the_bundle_s():
 
 def test_stages_are_told_in_order():
     stages = []
-    Engine(detector(), on_stage=stages.append).process([frame(0, DARK)])
-    assert stages == ["decode", "infer", "events"]
+    Engine(detector(), on_stage=lambda *told: stages.append(told)).process([frame(0, DARK)])
+    assert [stage for stage, _ in stages] == ["decode", "motion", "infer", "events"]
+    assert all(seconds >= 0 for _, seconds in stages)
+
+
+def test_steps_may_overlap_and_tell_the_same():
+    frames = [frame(i, level) for i, level in enumerate(VISIT * 3)]
+    engine, told = Engine(detector(clip_frames=3)), []
+    first, second, third = frames[:5], frames[5:9], frames[9:]
+    one = engine.score(engine.prepare(first))
+    two = engine.prepare(second)
+    told += engine.follow(one)
+    three = engine.prepare(third)
+    told += engine.follow(engine.score(two))
+    told += engine.follow(engine.score(three))
+    assert told == Engine(detector(clip_frames=3)).process(frames)
+
+
+def test_a_crew_tells_the_same():
+    frames = [frame(i, level, camera) for i, level in enumerate(VISIT * 3) for camera in ("a", "b")]
+    scorer = detector()
+    scorer.scores_whole_batches = False
+    with Crew(3) as crew:
+        assert Engine(scorer, crew=crew).process(frames) == Engine(detector()).process(frames)
+    assert len(scorer.seen) == len(frames) / 8
+
+
+def test_what_no_longer_counts_is_left_out_and_changes_nothing():
+    frames = [frame(i, level) for i, level in enumerate(VISIT)]
+    engine = Engine(detector())
+    gone = engine.score(engine.prepare([frame(100 + i, BRIGHT) for i in range(4)] + [frame(104, 0, data=b"x")]))
+    assert engine.follow(gone, lambda _frame: False) == []
+    engine.forget([("frames", 0)])
+    assert engine.process(frames) == Engine(detector()).process(frames)
+
+
+def test_a_camera_whose_scores_are_not_told_yet_is_not_forgotten():
+    engine = Engine(detector(), max_cameras=1)
+    under_way = engine.prepare([frame(i, BRIGHT) for i in range(3)])
+    refused = engine.prepare([frame(0, DARK, "other")])
+    engine.follow(engine.score(under_way))
+    (outcome,) = engine.follow(engine.score(refused))
+    assert outcome.error.reason == "too_many_cameras"
 
 
 def test_an_alert_s_time_is_the_capture_time_and_never_the_clock_s(monkeypatch):

@@ -1,6 +1,7 @@
 import asyncio
 import itertools
 import json
+import threading
 import time
 import urllib.request
 from collections import defaultdict
@@ -196,6 +197,7 @@ def test_a_partition_that_came_back_is_read_again_from_what_is_committed():
     def poll(timeout_ms, max_records):
         polled = original(timeout_ms, max_records)
         if next(polls) == 2:
+            made.loop._pipeline.drain()
             lose(made, 0, comes_back=True)
         return polled
 
@@ -220,12 +222,42 @@ def test_what_was_fetched_before_a_loss_is_not_skipped_where_nothing_was_ever_co
     assert scored_offsets(made) == list(range(6))
 
 
+@pytest.mark.parametrize("ever_committed", [False, True])
+def test_what_is_under_way_at_a_loss_is_done_again(ever_committed):
+    goes_on, delivered = threading.Event(), []
+
+    def deliver(sent):
+        assert goes_on.wait(10)
+        delivered.extend(json.loads(one.value)["offset"] for one in sent)
+
+    made = make([record(i) for i in range(12)], batch=2, commit_interval_ms=60_000, deliver=deliver)
+    if ever_committed:
+        made.source.journal.append(("commit", {0: 0}))
+    original, polls = made.source.poll, itertools.count()
+
+    def poll(timeout_ms, max_records):
+        # By now 0 and 1 are being published, and 2 to 5 are on their way.
+        if next(polls) == 3:
+            lose(made, 0, comes_back=True)
+            threading.Timer(0.2, goes_on.set).start()
+        return original(timeout_ms, max_records)
+
+    made.source.poll = poll
+    made.loop.run()
+    assert sorted(set(delivered)) == list(range(12))
+    assert committed(made.journal) == {0: 12}
+    # What was not published yet at the loss is published once.
+    assert delivered[-12:] == list(range(12))
+    assert len(delivered) <= 14
+
+
 def test_an_event_of_a_partition_that_came_back_is_told_anew_under_its_id():
     made = make([record(i, BRIGHT) for i in range(6)], batch=1, commit_interval_ms=60_000)
     original, polls = made.source.poll, itertools.count()
 
     def poll(timeout_ms, max_records):
         if next(polls) == 4:
+            made.loop._pipeline.drain()
             lose(made, 0, comes_back=True)
             made.source.seek(TopicPartition("frames", 0), 0)
         return original(timeout_ms, max_records)
@@ -253,7 +285,8 @@ def test_a_partition_s_beginning_is_committed_before_its_first_frame_is_finished
     made.source.starts = {1: 5}
     with pytest.raises(DeliveryError):
         made.loop.run()
-    assert made.loop._progress.uncommitted == {TopicPartition("frames", 0): 30, TopicPartition("frames", 1): 5}
+    uncommitted = {tp.partition: offset for tp, offset in made.loop._progress.uncommitted.items()}
+    assert {**committed(made.journal), **uncommitted} == {0: 30, 1: 5}
 
 
 def test_an_unreadable_record_is_one_dead_letter_and_the_rest_goes_on():
@@ -276,8 +309,12 @@ def test_an_unreadable_record_is_one_dead_letter_and_the_rest_goes_on():
 def test_lag_is_told_after_a_commit_and_of_idle_partitions_and_of_lost_ones_no_more():
     made = make([record(i) for i in range(998)], batch=100)
     made.source.starts = {1: 1000}
-    for _ in range(300):
-        made.loop._turn()
+    with made.loop._pipeline:
+        for _ in range(12):
+            made.loop._turn()
+        made.loop._pipeline.drain()
+        for _ in range(300):
+            made.loop._turn()
     text = scrape(made.metrics)
     assert 'framewatch_lag_frames{partition="0"} 2.0' in text
     assert 'framewatch_lag_frames{partition="1"} 0.0' in text
@@ -349,15 +386,15 @@ def test_a_commit_refused_is_no_end_and_is_tried_again():
 
 def test_a_model_that_breaks_commits_nothing_of_its_batch():
     made = make([record(i) for i in range(8)], batch=4)
-    process, batches = made.engine.process, []
+    score, batches = made.engine.score, []
 
-    def break_at_the_second(frames):
-        batches.append(frames)
+    def break_at_the_second(work):
+        batches.append(work)
         if len(batches) == 2:
             raise BundleError("not finite")
-        return process(frames)
+        return score(work)
 
-    made.engine.process = break_at_the_second
+    made.engine.score = break_at_the_second
     with pytest.raises(BundleError):
         made.loop.run()
     assert committed(made.journal).get(0, 0) <= 4

@@ -40,7 +40,8 @@ def detector():
         cells = clips[:, -1, :, :, 0].reshape(len(clips), 4, 16, 4, 16).mean((2, 4)).astype(np.float32) / 25.5
         return cells.max((1, 2)), cells
 
-    return SimpleNamespace(bundle=SimpleNamespace(manifest=manifest, reference=reference), score=score)
+    bundle = SimpleNamespace(manifest=manifest, reference=reference)
+    return SimpleNamespace(bundle=bundle, score=score, scores_whole_batches=True)
 
 
 @dataclass
