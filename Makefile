@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help install demo quality recall ablation test lint types imports unit lock clean
+.PHONY: help install demo quality recall ablation bench test lint types imports unit lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -33,6 +33,9 @@ recall: $(STAMP)  ## fit on footage without labels, count what is found of what 
 ablation: $(STAMP)  ## fit variants of the model, compare them without labels, write docs/benchmarks/ablation.md
 	@$(BIN)/python -m deploy.ablation $(ARGS)
 
+bench: $(STAMP)  ## measure the worker on a real Kafka, print one JSON object, write docs/benchmarks/worker.md
+	@$(BIN)/python -m deploy.bench $(ARGS)
+
 test: lint types imports unit  ## linters, types, import contracts, unit and integration tests
 
 lint: $(STAMP)
@@ -53,4 +56,4 @@ lock: $(STAMP)  ## resolve pyproject.toml into requirements.lock again
 	    pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what the targets made
-	rm -rf .venv .cache demo-out quality-out recall-out ablation-out dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .cache demo-out quality-out recall-out ablation-out bench-out dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

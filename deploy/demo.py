@@ -11,12 +11,11 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Thread
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -26,7 +25,8 @@ from rich.table import Table
 
 from contract.alert import Alert, Picture
 from contract.errors import FramewatchError
-from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics, fetch_kafka, tied_to_parent
+from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics, fetch_kafka
+from deploy.worker_process import WorkerProcess, ended_at_exit, python_command
 
 OUT = Path("demo-out")
 VIDEO = Path(__file__).parent / "footage" / "room.mp4"
@@ -42,7 +42,6 @@ _DRAIN_SECONDS = 120.0
 _STOP_SECONDS = 20.0
 
 _console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-_T = TypeVar("_T")
 
 
 class DemoError(FramewatchError):
@@ -80,19 +79,19 @@ def _run() -> int:
             create_topics(broker, STANDARD_TOPICS)
             _console.print(f"  {broker.bootstrap_servers}", style="dim", highlight=False)
         with _stage("start a worker", seconds, "start_worker"):
-            worker = stack.enter_context(_worker(broker.bootstrap_servers))
-            port = _wait_until_ready(worker)
-            provider = _read_metric(port, "framewatch_bundle_info", label="provider")
+            worker = stack.enter_context(WorkerProcess(OUT, _worker_settings(broker.bootstrap_servers)))
+            worker.wait_until_ready(_READY_SECONDS)
+            provider = worker.read_label("framewatch_bundle_info", "provider")
         watcher = stack.enter_context(_AlertWatcher(broker.bootstrap_servers))
         with _stage(f"publish frames {FIRST_FRAME} to {LAST_FRAME} at {FRAMES_PER_SECOND}/s", seconds, "publish"):
             _call(
                 "worker", "publish", f"{VIDEO}#{FIRST_FRAME}:{LAST_FRAME}", "--camera-id", CAMERA_ID,
                 "--fps", str(FRAMES_PER_SECOND), "--bootstrap-servers", broker.bootstrap_servers, quiet=True,
             )  # fmt: skip
-            _wait_until_scored(worker, port, LAST_FRAME - FIRST_FRAME + 1)
-            told = round(_sum_metric(port, "framewatch_alerts_total"))
+            worker.wait_until_finished(LAST_FRAME - FIRST_FRAME + 1, _DRAIN_SECONDS)
+            told = round(worker.sum_metric("framewatch_alerts_total"))
         with _stage("stop the worker", seconds, "stop_worker"):
-            _stop(worker)
+            worker.stop()
         alerts = watcher.finish(told)
     with _stage("evaluate against the labelled visits", seconds, "evaluate"):
         _call(
@@ -165,103 +164,20 @@ def _stage(title: str, seconds: dict[str, float], name: str) -> Iterator[None]:
     _console.print(f"  done in {seconds[name]} s", style="dim", highlight=False)
 
 
-def _command(program: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", program, *arguments]
-
-
 def _call(program: str, *arguments: str, quiet: bool = False) -> None:
     """Run one of the project's commands, showing its progress; its standard output is not needed."""
     shown = subprocess.PIPE if quiet else None
-    with _ended_at_exit(
-        subprocess.Popen(_command(program, *arguments), stdout=subprocess.DEVNULL, stderr=shown)
+    with ended_at_exit(
+        subprocess.Popen(python_command(program, *arguments), stdout=subprocess.DEVNULL, stderr=shown)
     ) as child:
         _, said = child.communicate()
     if child.returncode:
         raise DemoError(f"{program} {arguments[0]} ended with {child.returncode} {(said or b'').decode().strip()}")
 
 
-@contextmanager
-def _worker(servers: str) -> Iterator[subprocess.Popen[bytes]]:
-    settings = {
-        "bundle": str(OUT / "bundle"),
-        "log_format": "json",
-        "kafka": {"bootstrap_servers": servers, "auto_offset_reset": "earliest", "scores_topic": "scores"},
-        "http": {"port": 0},
-    }
-    config = OUT / "worker.yaml"
-    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    with (OUT / "worker.log").open("wb") as log:
-        command = tied_to_parent(_command("worker", "run", "--config", str(config)))
-        child = subprocess.Popen(command, stderr=log, start_new_session=True)
-        with _ended_at_exit(child):
-            yield child
-
-
-@contextmanager
-def _ended_at_exit(child: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    try:
-        yield child
-    finally:
-        if child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-
-
-def _stop(worker: subprocess.Popen[bytes]) -> None:
-    worker.terminate()
-    if worker.wait(_STOP_SECONDS):
-        raise DemoError(f"the worker ended with {worker.returncode}; see {OUT / 'worker.log'}")
-
-
-def _wait_until_ready(worker: subprocess.Popen[bytes]) -> int:
-    def port_when_ready() -> int | None:
-        lines = (OUT / "worker.log").read_text(encoding="utf-8").splitlines()
-        ports = [json.loads(line).get("http_port") for line in lines if '"http_port"' in line]
-        return ports[0] if ports and _fetch(ports[0], "/readyz") is not None else None
-
-    return _wait_for(port_when_ready, worker, _READY_SECONDS, "ready")
-
-
-def _wait_until_scored(worker: subprocess.Popen[bytes], port: int, frames: int) -> None:
-    def scored() -> bool | None:
-        return True if _sum_metric(port, "framewatch_frames_total") >= frames else None
-
-    _wait_for(scored, worker, _DRAIN_SECONDS, f"done with {frames} frames")
-
-
-def _wait_for(see: Callable[[], _T | None], worker: subprocess.Popen[bytes], seconds: float, what: str) -> _T:
-    ends_at = time.monotonic() + seconds
-    while time.monotonic() < ends_at:
-        found = see()
-        if found is not None:
-            return found
-        if worker.poll() is not None:
-            log = (OUT / "worker.log").read_text(encoding="utf-8").strip().splitlines()
-            raise DemoError(f"the worker ended with {worker.returncode}: {log[-1] if log else 'it said nothing'}")
-        time.sleep(0.2)
-    raise DemoError(f"the worker was not {what} within {seconds:g} s; see {OUT / 'worker.log'}")
-
-
-def _fetch(port: int, path: str) -> str | None:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            return str(answer.read().decode())
-    except OSError:
-        return None
-
-
-def _sum_metric(port: int, name: str) -> float:
-    lines = (_fetch(port, "/metrics") or "").splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{"))
-
-
-def _read_metric(port: int, name: str, label: str) -> str:
-    line = next(line for line in (_fetch(port, "/metrics") or "").splitlines() if line.startswith(name + "{"))
-    return line.partition(f'{label}="')[2].partition('"')[0]
+def _worker_settings(servers: str) -> dict[str, Any]:
+    kafka = {"bootstrap_servers": servers, "auto_offset_reset": "earliest", "scores_topic": "scores"}
+    return {"bundle": str(OUT / "bundle"), "kafka": kafka}
 
 
 def _is_ended(alert: Alert) -> bool:
@@ -273,7 +189,7 @@ class _AlertWatcher:
 
     def __init__(self, servers: str) -> None:
         self._child = subprocess.Popen(
-            _command("worker", "alerts", "--from-beginning", "--json", "--bootstrap-servers", servers),
+            python_command("worker", "alerts", "--from-beginning", "--json", "--bootstrap-servers", servers),
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self._alerts: list[Alert] = []
@@ -284,7 +200,7 @@ class _AlertWatcher:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with _ended_at_exit(self._child):
+        with ended_at_exit(self._child):
             pass
         self._thread.join(_STOP_SECONDS)
 
