@@ -26,9 +26,9 @@ Frame = npt.NDArray[np.uint8]
 """One picture, uint8 of shape (height, width, channels); three channels are in OpenCV's order, BGR."""
 
 DecodingChain = Literal["dct-area-1"]
-Motion = Literal["none", "difference-1", "flow-dis-2"]
+Motion = Literal["none", "difference-1", "flow-dis-1", "flow-dis-fast-1"]
 
-MOTION_CHANNELS: Final[dict[Motion, int]] = {"none": 0, "difference-1": 1, "flow-dis-2": 2}
+MOTION_CHANNELS: Final[dict[Motion, int]] = {"none": 0, "difference-1": 1, "flow-dis-1": 2, "flow-dis-fast-1": 2}
 """Channels that each kind of motion adds to a frame; see `contract.motion`."""
 
 FLOW_FRAMES: Final = 2

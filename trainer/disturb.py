@@ -127,7 +127,7 @@ def put_in(disturbed: Tensor, images: Tensor, config: ModelConfig) -> Tensor:
     picture = change[:, : config.channels].abs().mean(1, keepdim=True) / _PLAIN_LEVELS
     shares = functional.avg_pool2d(picture, CELL_PX)
     if config.motion != "none":
-        plain = _PLAIN_PX_A_FRAME * FLOW_STEPS_A_PIXEL * FLOW_FRAMES if config.motion == "flow-dis-2" else _PLAIN_LEVELS
+        plain = _PLAIN_PX_A_FRAME * FLOW_STEPS_A_PIXEL * FLOW_FRAMES if config.sees_flow else _PLAIN_LEVELS
         motion = torch.sqrt(torch.square(change[:, config.channels :]).sum(1, keepdim=True)) / plain
         shares = torch.maximum(shares, functional.avg_pool2d(motion, CELL_PX))
     return shares.clamp(max=1)
@@ -168,7 +168,7 @@ def _moves(motion: Tensor, config: ModelConfig) -> Tensor:
 
 def _slow(config: ModelConfig) -> float:
     """Length of motion that is hardly any, levels."""
-    return _SLOW_PX_A_FRAME * FLOW_STEPS_A_PIXEL * FLOW_FRAMES if config.motion == "flow-dis-2" else _SLOW_LEVELS
+    return _SLOW_PX_A_FRAME * FLOW_STEPS_A_PIXEL * FLOW_FRAMES if config.sees_flow else _SLOW_LEVELS
 
 
 def _chance(share: float, images: Tensor, random: torch.Generator) -> Tensor:

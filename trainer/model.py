@@ -34,9 +34,10 @@ class ModelConfig(FrozenModel):
     channels: Literal[1, 3] = 1
     """1 for grey, 3 for colour in BGR order."""
 
-    motion: Motion = "flow-dis-2"
+    motion: Motion = "flow-dis-fast-1"
     """What is computed from a camera's frames and given to the model beside them: nothing, ``none``, for images that
-    are not a camera's; the difference from the frame before, ``difference-1``; optical flow, ``flow-dis-2``."""
+    are not a camera's; the difference from the frame before, ``difference-1``; optical flow, ``flow-dis-fast-1``,
+    or finer and slower, ``flow-dis-1``."""
 
     clip_frames: int = Field(default=1, ge=1, le=64)
     """Consecutive frames that the autoencoder sees and redraws, T; the last one is scored."""
@@ -80,6 +81,11 @@ class ModelConfig(FrozenModel):
     def preprocessing(self) -> Preprocessing:
         """How a frame becomes this model's input."""
         return Preprocessing(height=self.height, width=self.width, channels=self.channels, motion=self.motion)
+
+    @property
+    def sees_flow(self) -> bool:
+        """Whether its motion is optical flow."""
+        return self.motion.startswith("flow")
 
     @property
     def detector_frames(self) -> int:
@@ -210,7 +216,7 @@ def pictures_and_motion(images: Tensor, config: ModelConfig) -> tuple[Tensor, Te
 
 def motion_at_rest(config: ModelConfig) -> float:
     """Level, 0..255, of the motion's channels where nothing moves."""
-    return float(FLOW_NEUTRAL) if config.motion == "flow-dis-2" else 0.0
+    return float(FLOW_NEUTRAL) if config.sees_flow else 0.0
 
 
 def _last_places(config: ModelConfig) -> tuple[int, int]:

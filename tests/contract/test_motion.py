@@ -35,7 +35,7 @@ def test_the_difference_is_that_from_the_frame_before():
 
 @pytest.mark.parametrize("pixels_a_frame", [-2.0, 1.0, 3.5])
 def test_flow_is_the_displacement_over_two_frames_in_eighths_of_a_pixel(pixels_a_frame):
-    motion = MotionChannels(preprocessing("flow-dis-2"))
+    motion = MotionChannels(preprocessing("flow-dis-fast-1"))
     for number in range(3):
         pushed = motion.push(texture(number * pixels_a_frame))
         inner = pushed[16:-16, 16:-16].astype(float)
@@ -45,7 +45,7 @@ def test_flow_is_the_displacement_over_two_frames_in_eighths_of_a_pixel(pixels_a
 
 
 def test_flow_of_colour_is_that_of_its_grey():
-    grey, colour = MotionChannels(preprocessing("flow-dis-2")), MotionChannels(preprocessing("flow-dis-2", 3))
+    grey, colour = MotionChannels(preprocessing("flow-dis-fast-1")), MotionChannels(preprocessing("flow-dis-fast-1", 3))
     for number in range(3):
         frame = texture(number)
         of_grey, of_colour = grey.push(frame), colour.push(np.repeat(frame, 3, axis=2))
@@ -55,7 +55,7 @@ def test_flow_of_colour_is_that_of_its_grey():
 
 def test_flow_does_not_depend_on_what_was_computed_before_the_last_frames():
     frames = [texture(number * 1.5) for number in range(6)]
-    whole, late = MotionChannels(preprocessing("flow-dis-2")), MotionChannels(preprocessing("flow-dis-2"))
+    whole, late = MotionChannels(preprocessing("flow-dis-fast-1")), MotionChannels(preprocessing("flow-dis-fast-1"))
     pushed = [whole.push(frame) for frame in frames]
     again = [late.push(frame) for frame in frames[2:]]
     assert np.array_equal(pushed[-1], again[-1])
@@ -64,7 +64,10 @@ def test_flow_does_not_depend_on_what_was_computed_before_the_last_frames():
 
 def test_a_skipped_frame_is_one_that_later_frames_moved_since():
     frames = [texture(number * 1.5) for number in range(4)]
-    pushed, skipped = MotionChannels(preprocessing("flow-dis-2", 3)), MotionChannels(preprocessing("flow-dis-2", 3))
+    pushed, skipped = (
+        MotionChannels(preprocessing("flow-dis-fast-1", 3)),
+        MotionChannels(preprocessing("flow-dis-fast-1", 3)),
+    )
     for frame in frames[:-1]:
         pushed.push(np.repeat(frame, 3, axis=2))
         skipped.skip(np.repeat(frame, 3, axis=2))
@@ -73,7 +76,7 @@ def test_a_skipped_frame_is_one_that_later_frames_moved_since():
 
 
 def test_movement_beyond_the_range_stays_at_its_end():
-    motion = MotionChannels(preprocessing("flow-dis-2"))
+    motion = MotionChannels(preprocessing("flow-dis-fast-1"))
     for number in range(3):
         pushed = motion.push(texture(number * 8.5, sigma=8))
     assert np.median(pushed[16:-16, 32:-32, 1]) == 255
