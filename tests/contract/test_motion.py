@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
@@ -33,9 +35,13 @@ def test_the_difference_is_that_from_the_frame_before():
     assert np.array_equal(pushed[..., 1], cv2.absdiff(first[..., 0], second[..., 0]))
 
 
+FLOWS = ["flow-dis-1", "flow-dis-fast-1"]
+
+
+@pytest.mark.parametrize("flow", FLOWS)
 @pytest.mark.parametrize("pixels_a_frame", [-2.0, 1.0, 3.5])
-def test_flow_is_the_displacement_over_two_frames_in_eighths_of_a_pixel(pixels_a_frame):
-    motion = MotionChannels(preprocessing("flow-dis-fast-1"))
+def test_flow_is_the_displacement_over_two_frames_in_eighths_of_a_pixel(flow, pixels_a_frame):
+    motion = MotionChannels(preprocessing(flow))
     for number in range(3):
         pushed = motion.push(texture(number * pixels_a_frame))
         inner = pushed[16:-16, 16:-16].astype(float)
@@ -53,9 +59,10 @@ def test_flow_of_colour_is_that_of_its_grey():
     assert np.array_equal(of_grey[..., 1:], of_colour[..., 3:])
 
 
-def test_flow_does_not_depend_on_what_was_computed_before_the_last_frames():
+@pytest.mark.parametrize("flow", FLOWS)
+def test_flow_does_not_depend_on_what_was_computed_before_the_last_frames(flow):
     frames = [texture(number * 1.5) for number in range(6)]
-    whole, late = MotionChannels(preprocessing("flow-dis-fast-1")), MotionChannels(preprocessing("flow-dis-fast-1"))
+    whole, late = MotionChannels(preprocessing(flow)), MotionChannels(preprocessing(flow))
     pushed = [whole.push(frame) for frame in frames]
     again = [late.push(frame) for frame in frames[2:]]
     assert np.array_equal(pushed[-1], again[-1])
@@ -80,6 +87,17 @@ def test_movement_beyond_the_range_stays_at_its_end():
     for number in range(3):
         pushed = motion.push(texture(number * 8.5, sigma=8))
     assert np.median(pushed[16:-16, 32:-32, 1]) == 255
+
+
+@pytest.mark.parametrize("motion", ["none", "difference-1", *FLOWS])
+def test_motion_may_be_measured_later_in_any_order_and_by_any_thread(motion):
+    at_once, later = ClipWindow(3, preprocessing(motion)), ClipWindow(3, preprocessing(motion))
+    frames = [texture(number * 1.5) for number in range(12)]
+    expected = [at_once.push(frame) for frame in frames]
+    coming = [later.take(frame) for frame in frames]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda clip: clip.measure(), reversed(coming)))
+    assert all(np.array_equal(np.stack(clip.frames), whole) for clip, whole in zip(coming, expected, strict=True))
 
 
 def test_a_clip_holds_each_frames_own_motion():
