@@ -1,4 +1,4 @@
-"""Measures the worker against what its parts cost alone and against the loop anyone would write first.
+"""Measures the worker against what its parts cost alone and against other ways to do the same job.
 
 ``make bench`` runs it: a real Kafka, real footage (the room clip, at 640x360), one model a preset, fitted for one
 epoch, since speed does not depend on the weights. Repetitions are interleaved, and one during which other processes
@@ -7,9 +7,11 @@ used more than 0.15 core is repeated. Prints one JSON object, and writes docs/be
 pipeline_efficiency  frames/s times the CPU time a frame of Kafka, decoding, motion and model, each measured alone in
                      the same repetition, over the cores less the broker's share
 model_share          the model's CPU time a frame over the worker's
-vs_naive             frames/s over those of the better of two naive loops, with ONNX Runtime's default threads and one
+vs_NAME              frames/s over those of the same job done by another loop (`deploy.bench_loops`), the better of ONNX
+                     Runtime's default threads and one; vs_NAME_our_preprocessing where it decodes as the worker does
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -17,6 +19,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +41,7 @@ from contract.manifest import open_bundle
 from contract.motion import MotionChannels
 from contract.runtime import Detector
 from contract.window import ClipWindow
+from deploy.bench_loops import LOOPS
 from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics
 from deploy.measured import table
 from deploy.worker_process import WorkerProcess, cpu_seconds, python_command
@@ -47,6 +51,7 @@ from worker.records import OutgoingRecord
 from worker.settings import KafkaSettings
 
 OUT: Final = Path("bench-out")
+_PEERS_LOCK: Final = Path(__file__).with_name("bench-peers.lock")
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "worker.md"
 VIDEO: Final = Path(__file__).parent / "footage" / "room.mp4"
 _CAMERAS: Final = 4
@@ -56,6 +61,7 @@ _MODEL_BATCH: Final = 8
 _MAX_FOREIGN_CORES: Final = 0.15
 _MAX_REPEATS: Final = 3
 _SHORT_FRAMES: Final = 600
+_SHORT_PEER_FRAMES: Final = 200
 _READY_SECONDS: Final = 60.0
 _RUN_SECONDS: Final = 300.0
 
@@ -65,8 +71,9 @@ _console = Console(stderr=True)
 
 @app.command()
 def bench(
-    presets: Annotated[str, typer.Option(help="Presets to measure, separated by commas.")] = "balanced,fast",
+    presets: Annotated[str, typer.Option(help="Presets to measure, separated by commas.")] = "balanced",
     frames: Annotated[int, typer.Option(min=200, help="Frames of one repetition.")] = 6000,
+    peer_frames: Annotated[int, typer.Option(min=100, help="Of them, those that the other loops do.")] = 1500,
     repetitions: Annotated[int, typer.Option(min=1, help="Of everything, interleaved.")] = 5,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     *,
@@ -76,16 +83,20 @@ def bench(
 ) -> None:
     """Measure, print one JSON object, and write the page."""
     if short:
-        frames, repetitions = _SHORT_FRAMES, 1
+        frames, peer_frames, repetitions = _SHORT_FRAMES, _SHORT_PEER_FRAMES, 1
     OUT.mkdir(exist_ok=True)
     encoded = room_frames()
+    peers = _peers_folder()
     results = {}
     with LocalBroker(log_path=OUT / "kafka.log") as broker:
         create_topics(broker, STANDARD_TOPICS)
         _fill(broker.bootstrap_servers, encoded, frames)
         for preset in presets.split(","):
             bundle = _bundle(preset, precision)
-            runs = [_repetition(bundle, broker, encoded, frames, number) for number in range(repetitions)]
+            runs = [
+                _repetition(bundle, broker, encoded, (frames, peer_frames), peers, number)
+                for number in range(repetitions)
+            ]
             results[preset] = summary(runs)
     told = {
         "versions": versions(),
@@ -159,29 +170,51 @@ def _bundle(preset: str, precision: str) -> Path:
     return folder
 
 
-def _call(module: str, *arguments: str) -> str:
-    done = subprocess.run(python_command(module, *arguments), capture_output=True, text=True, check=False)
+def _call(module: str, *arguments: str, environment: dict[str, str] | None = None) -> str:
+    command = python_command(module, *arguments)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise FramewatchError(f"{module} {arguments[0]} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
     return done.stdout
 
 
+def _peers_folder() -> Path:
+    """Where the other loops' libraries are, installed there the first time from their own hash-pinned lock."""
+    folder = Path(".cache") / f"bench-peers-{hashlib.sha256(_PEERS_LOCK.read_bytes()).hexdigest()[:12]}"
+    if not folder.is_dir():
+        _console.print("installing Quix Streams and FastStream, first time only", highlight=False)
+        with tempfile.TemporaryDirectory(dir=_made(folder.parent)) as part:
+            target = str(Path(part) / "peers")
+            _call("uv", "pip", "install", "--quiet", "--target", target, "--require-hashes", "-r", str(_PEERS_LOCK))
+            Path(target).rename(folder)
+    return folder.absolute()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def _repetition(
-    bundle: Path, broker: LocalBroker, encoded: Sequence[bytes], frames: int, number: int
+    bundle: Path, broker: LocalBroker, encoded: Sequence[bytes], frames: tuple[int, int], peers: Path, number: int
 ) -> dict[str, Any]:
-    """Measure everything once, in another order each time."""
+    """Measure everything once, in another order each time; ``frames`` are the worker's and the other loops'."""
     group = f"{bundle.name}-{number}-{time.time_ns()}"
-    servers = broker.bootstrap_servers
+
+    def loop(name: str, *options: str) -> Callable[[], Any]:
+        its_own = f"{group}-{'-'.join((name, *options))}"
+        return lambda: _loop_rate(name, bundle, broker.bootstrap_servers, frames[1], its_own, peers, *options)
+
     measures: list[tuple[str, Callable[[], Any]]] = [
-        ("worker", lambda: _quiet(lambda tried: _worker_rate(bundle, broker, frames, f"{group}-{tried}"))),
-        ("naive", lambda: _naive_rate(bundle, servers, frames, f"{group}-naive", "--threads", "0")),
-        ("naive, one thread", lambda: _naive_rate(bundle, servers, frames, f"{group}-one", "--threads", "1")),
-        (
-            "naive, our preprocessing",
-            lambda: _naive_rate(bundle, servers, frames, f"{group}-ours", "--threads", "1", "--our-preprocessing"),
-        ),
-        ("stages", lambda: stage_costs(bundle, encoded, servers, f"{group}-stages")),
+        ("worker", lambda: _quiet(lambda tried: _worker_rate(bundle, broker, frames[0], f"{group}-{tried}"))),
+        ("stages", lambda: stage_costs(bundle, encoded, broker.bootstrap_servers, f"{group}-stages")),
     ]
+    for name in LOOPS:
+        measures += [
+            (name, loop(name, "--threads", "0")),
+            (f"{name}, one thread", loop(name, "--threads", "1")),
+            (f"{name}, our preprocessing", loop(name, "--threads", "1", "--our-preprocessing")),
+        ]
     turned = measures[number % len(measures) :] + measures[: number % len(measures)]
     told = {}
     for name, measure in turned:
@@ -240,10 +273,12 @@ class _Usage:
         return [time.monotonic(), *used, sum(os.times()[:2]), busy / os.sysconf("SC_CLK_TCK")]
 
 
-def _naive_rate(bundle: Path, servers: str, frames: int, group: str, *options: str) -> float:
+def _loop_rate(name: str, bundle: Path, servers: str, frames: int, group: str, peers: Path, *options: str) -> float:
+    environment = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:{peers}"}
     said = _call(
-        "deploy.bench_naive", "--bundle", str(bundle), "--servers", servers, "--group", group,
+        "deploy.bench_loops", name, "--bundle", str(bundle), "--servers", servers, "--group", group,
         "--frames-topic", "frames", "--alerts-topic", "alerts", "--frames", str(frames), *options,
+        environment=environment,
     )  # fmt: skip
     told = json.loads(said)
     return float(told["frames"] / told["seconds"])
@@ -310,7 +345,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Medians over the repetitions, and the spread of what is compared.
 
     Args:
-        runs: Of each repetition: ``worker`` a `Rate`, ``stages`` milliseconds a frame, and frames/s of the naive loops.
+        runs: Of each repetition: ``worker`` a `Rate`, ``stages`` milliseconds a frame, and frames/s of each other loop.
     """
     cores = cores_given()
 
@@ -321,22 +356,22 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         bare = sum(run["stages"].values()) / 1000
         return float(run["worker"].frames_per_second * bare / (cores - run["worker"].broker_cores))
 
-    def naive(run: dict[str, Any]) -> float:
-        return float(max(run["naive"], run["naive, one thread"]))
+    def times(name: str, run: dict[str, Any]) -> float:
+        return float(run["worker"].frames_per_second / max(run[name], run[f"{name}, one thread"]))
+
+    def times_ours(name: str, run: dict[str, Any]) -> float:
+        return float(run["worker"].frames_per_second / run[f"{name}, our preprocessing"])
 
     rates = [run["worker"].frames_per_second for run in runs]
     return {
         "frames_per_second": median(rates),
         "frames_per_second_spread": [round(min(rates), 1), round(max(rates), 1)],
         "pipeline_efficiency": median([efficiency(run) for run in runs]),
-        "vs_naive": median([run["worker"].frames_per_second / naive(run) for run in runs]),
-        "vs_naive_our_preprocessing": median(
-            [run["worker"].frames_per_second / run["naive, our preprocessing"] for run in runs]
-        ),
+        **{f"vs_{name}": median([times(name, run) for run in runs]) for name in LOOPS},
+        **{f"vs_{name}_our_preprocessing": median([times_ours(name, run) for run in runs]) for name in LOOPS},
         "model_share": median([run["stages"]["model"] / run["worker"].cpu_ms for run in runs]),
         "worker_cpu_ms": median([run["worker"].cpu_ms for run in runs]),
         "stage_cpu_ms": {name: median([run["stages"][name] for run in runs]) for name in runs[0]["stages"]},
-        "naive_frames_per_second": median([naive(run) for run in runs]),
         "broker_cores": median([run["worker"].broker_cores for run in runs]),
         "foreign_cores": median([run["worker"].foreign_cores for run in runs]),
         "repetitions": len(runs),
@@ -364,8 +399,7 @@ def page(told: dict[str, Any]) -> str:
             preset,
             "{:.0f} ({:.0f} to {:.0f})".format(one["frames_per_second"], *one["frames_per_second_spread"]),
             f"{one['pipeline_efficiency']:.2f}",
-            f"{one['vs_naive']:.2f}",
-            f"{one['vs_naive_our_preprocessing']:.2f}",
+            *(f"{one[f'vs_{name}']:.2f}, {one[f'vs_{name}_our_preprocessing']:.2f}" for name in LOOPS),
             f"{one['model_share']:.2f}",
             f"{one['worker_cpu_ms']:.2f}",
             *(f"{one['stage_cpu_ms'][name]:.2f}" for name in ("kafka", "decode", "motion", "model")),
@@ -374,7 +408,8 @@ def page(told: dict[str, Any]) -> str:
         for preset, one in told["presets"].items()
     ]
     columns = (
-        "preset", "frames/s", "pipeline_efficiency", "vs_naive", "the same, our preprocessing", "model_share",
+        "preset", "frames/s", "pipeline_efficiency",
+        *(f"vs_{name}, with our preprocessing" for name in LOOPS), "model_share",
         "worker, ms", "Kafka, ms", "decoding, ms", "motion, ms", "model, ms", "broker, cores",
     )  # fmt: skip
     repetitions = next(iter(told["presets"].values()))["repetitions"]
