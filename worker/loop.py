@@ -147,7 +147,8 @@ class WorkerLoop:
         self._lag_at = 0.0
         # Partitions lost since the last batch went on its way.
         self._gone: set[TopicPartition] = set()
-        self._pipeline = Pipeline([("prepare", self._prepare), ("score", self._score), ("publish", self._publish)])
+        steps = (("prepare", self._prepare), ("score", self._score), ("publish", self._publish))
+        self._pipeline = Pipeline(steps, settings.batch.max_bytes_under_way)
 
     def stop(self) -> None:
         """Ask the loop to finish its batch, commit and return; safe in a signal handler."""
@@ -176,7 +177,8 @@ class WorkerLoop:
         self._tell_health()
         if records or self._gone:
             gone, self._gone = self._gone, set()
-            self._pipeline.submit(_Batch(records, self._progress.tenures, gone))
+            size = sum(len(record.value or b"") for record in records)
+            self._pipeline.submit(_Batch(records, self._progress.tenures, gone), size)
         if self._clock() - self._committed_at >= self._settings.batch.commit_interval_ms / 1000:
             self._commit()
         if self._clock() - self._lag_at >= _LAG_EVERY_SECONDS:

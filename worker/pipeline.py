@@ -1,5 +1,6 @@
 """Steps that overlap: while a batch is published the next is scored and the one after is prepared."""
 
+import math
 import queue
 import threading
 import time
@@ -19,12 +20,15 @@ class Pipeline:
 
     Args:
         steps: Name of each, and what it makes of what the step before it gave.
+        max_weight: Of all items under way together; one that is heavier goes alone.
     """
 
-    def __init__(self, steps: Sequence[tuple[str, Callable[[Any], Any]]]) -> None:
-        self._queues: list[queue.Queue[Any]] = [queue.Queue(1) for _ in steps]
+    def __init__(self, steps: Sequence[tuple[str, Callable[[Any], Any]]], max_weight: float = math.inf) -> None:
+        self._queues: list[queue.Queue[tuple[Any, float]]] = [queue.Queue(1) for _ in steps]
+        self._max_weight = max_weight
         self._changed = threading.Condition()
         self._under_way = 0
+        self._weight = 0.0
         self._error: BaseException | None = None
         self._ended = threading.Event()
         self._threads = [
@@ -32,17 +36,24 @@ class Pipeline:
             for number, (name, step) in enumerate(steps)
         ]
 
-    def submit(self, item: Any) -> None:  # noqa: ANN401 - the steps' own
-        """Give the first step an item; waits while it is behind.
+    def submit(self, item: Any, weight: float = 0.0) -> None:  # noqa: ANN401 - the steps' own
+        """Give the first step an item; waits while it is behind, or while what is under way weighs too much.
 
         Raises:
             BaseException: What a step raised; nothing is taken any more.
         """
         with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    not self._under_way
+                    or self._weight + weight <= self._max_weight
+                    # Nothing becomes lighter any more.
+                    or self._error is not None
+                )
+            )
             self._under_way += 1
-        if not self._put(0, item):
-            with self._changed:
-                self._under_way -= 1
+            self._weight += weight
+        self._put(0, item, weight)
         self.check()
 
     def check(self) -> None:
@@ -76,7 +87,7 @@ class Pipeline:
     def _work(self, number: int, step: Callable[[Any], Any]) -> None:
         while not self._ended.is_set():
             try:
-                item = self._queues[number].get(timeout=_LOOK_EVERY_SECONDS)
+                item, weight = self._queues[number].get(timeout=_LOOK_EVERY_SECONDS)
             except queue.Empty:
                 continue
             try:
@@ -88,17 +99,17 @@ class Pipeline:
                     self._changed.notify_all()
                 return
             if number + 1 < len(self._queues):
-                self._put(number + 1, made)
+                self._put(number + 1, made, weight)
             else:
                 with self._changed:
                     self._under_way -= 1
+                    self._weight -= weight
                     self._changed.notify_all()
 
-    def _put(self, number: int, item: Any) -> bool:  # noqa: ANN401
+    def _put(self, number: int, item: Any, weight: float) -> None:  # noqa: ANN401
         while not self._ended.is_set():
             try:
-                self._queues[number].put(item, timeout=_LOOK_EVERY_SECONDS)
+                self._queues[number].put((item, weight), timeout=_LOOK_EVERY_SECONDS)
             except queue.Full:
                 continue
-            return True
-        return False
+            return

@@ -147,6 +147,9 @@ class BatchSettings(FrozenModel):
     deadline_ms: int = Field(default=50, ge=1, le=10_000)
     """Time a batch waits for more frames after its first."""
 
+    max_bytes_under_way: int = Field(default=64 * 2**20, ge=2**20, le=4 * 2**30)
+    """Size of all encoded frames between being fetched and being published; a batch that is larger goes alone."""
+
     commit_interval_ms: int = Field(default=500, ge=10, le=60_000)
     """Time between two commits; what a killed worker did since its last is done again."""
 

@@ -60,6 +60,35 @@ def test_no_more_than_two_items_a_step_are_under_way():
     assert submitted == list(range(10))
 
 
+def test_what_is_under_way_weighs_no_more_than_is_allowed():
+    goes_on, submitted = threading.Event(), []
+
+    def submit_all(pipeline):
+        for item, weight in enumerate([4, 5, 2, 30, 1]):
+            pipeline.submit(item, weight)
+            submitted.append(item)
+
+    with Pipeline([("a", lambda item: item), ("b", lambda _item: goes_on.wait(PATIENCE))], 10) as pipeline:
+        giver = threading.Thread(target=submit_all, args=(pipeline,), daemon=True)
+        giver.start()
+        time.sleep(0.3)
+        assert submitted == [0, 1]
+        goes_on.set()
+        giver.join(PATIENCE)
+        pipeline.drain()
+    assert submitted == [0, 1, 2, 3, 4]
+
+
+def test_an_error_lets_go_of_who_waits_for_room():
+    def fail(_item):
+        raise ValueError("broken")
+
+    with Pipeline([("a", lambda item: time.sleep(0.2) or fail(item))], 10) as pipeline:
+        pipeline.submit(1, 10)
+        with pytest.raises(ValueError, match="broken"):
+            pipeline.submit(2, 10)
+
+
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_an_error_of_a_step_is_raised_where_items_are_submitted_and_ends_it(failing):
     told = []
