@@ -29,6 +29,7 @@ from typing import Annotated, Any, Final
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import typer
 from kafka import KafkaConsumer
 from rich.console import Console
@@ -36,8 +37,8 @@ from rich.console import Console
 from contract import __version__
 from contract.command_line import run_command_line
 from contract.errors import FramewatchError
-from contract.frame import FrameLimits, decode_frame
-from contract.manifest import open_bundle
+from contract.frame import Frame, FrameLimits, decode_frame
+from contract.manifest import Manifest, open_bundle
 from contract.motion import MotionChannels
 from contract.runtime import Detector
 from contract.window import ClipWindow
@@ -90,9 +91,9 @@ def bench(
     results = {}
     with LocalBroker(log_path=OUT / "kafka.log") as broker:
         create_topics(broker, STANDARD_TOPICS)
-        _fill(broker.bootstrap_servers, encoded, frames)
+        fill_topic(broker.bootstrap_servers, encoded, frames)
         for preset in presets.split(","):
-            bundle = _bundle(preset, precision)
+            bundle = fitted_bundle(preset, precision)
             runs = [
                 _repetition(bundle, broker, encoded, (frames, peer_frames), peers, number)
                 for number in range(repetitions)
@@ -139,7 +140,7 @@ def room_frames() -> list[bytes]:
         encoded.append(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
 
 
-def _fill(servers: str, encoded: Sequence[bytes], frames: int) -> None:
+def fill_topic(servers: str, encoded: Sequence[bytes], frames: int) -> None:
     """Put frames of four cameras, which show the same room at different times, onto the topic."""
     _console.print(f"{frames} frames onto the topic", highlight=False)
     delivery = Delivery(KafkaSettings(bootstrap_servers=servers), linger_ms=5)
@@ -159,7 +160,8 @@ def _fill(servers: str, encoded: Sequence[bytes], frames: int) -> None:
     delivery.close(10)
 
 
-def _bundle(preset: str, precision: str) -> Path:
+def fitted_bundle(preset: str, precision: str) -> Path:
+    """Fit a preset for one epoch and export it, once a checkout, and name the bundle's folder."""
     folder = OUT / f"{preset}-{precision}"
     if not (folder / "manifest.json").is_file():
         _console.print(f"{preset}: fit one epoch and export", highlight=False)
@@ -206,7 +208,7 @@ def _repetition(
         return lambda: _loop_rate(name, bundle, broker.bootstrap_servers, frames[1], its_own, peers, *options)
 
     measures: list[tuple[str, Callable[[], Any]]] = [
-        ("worker", lambda: _quiet(lambda tried: _worker_rate(bundle, broker, frames[0], f"{group}-{tried}"))),
+        ("worker", lambda: _quiet(lambda tried: worker_rate(bundle, broker, frames[0], f"{group}-{tried}"))),
         ("stages", lambda: stage_costs(bundle, encoded, broker.bootstrap_servers, f"{group}-stages")),
     ]
     for name in LOOPS:
@@ -232,7 +234,8 @@ def _quiet(measure: Callable[[int], Rate]) -> Rate:
     return rate
 
 
-def _worker_rate(bundle: Path, broker: LocalBroker, frames: int, group: str) -> Rate:
+def worker_rate(bundle: Path, broker: LocalBroker, frames: int, group: str) -> Rate:
+    """Let a worker read the whole topic, and tell its rate from the tenth of it on."""
     kafka = {"bootstrap_servers": broker.bootstrap_servers, "group_id": group, "auto_offset_reset": "earliest"}
     settings = {"bundle": str(bundle), "log_level": "INFO", "kafka": kafka}
     with WorkerProcess(OUT, settings) as worker:
@@ -291,7 +294,7 @@ def stage_costs(folder: Path, encoded: Sequence[bytes], servers: str, group: str
         CPU time a frame, milliseconds: ``kafka``, ``decode``, ``motion`` and ``model``.
     """
     bundle = open_bundle(folder)
-    preprocessing, clip_frames = bundle.manifest.preprocessing, bundle.manifest.shape.clip_frames
+    preprocessing = bundle.manifest.preprocessing
     some = [encoded[number % len(encoded)] for number in range(_STAGE_FRAMES)]
     costs: dict[str, float] = {}
     with _one_thread():
@@ -301,8 +304,7 @@ def stage_costs(folder: Path, encoded: Sequence[bytes], servers: str, group: str
         with _timed(costs, "motion", _STAGE_FRAMES):
             for picture in pictures:
                 channels.push(picture)
-        window = ClipWindow(clip_frames, preprocessing)
-        clips = np.stack([window.push(picture) for picture in pictures[: 8 * _MODEL_BATCH]])
+        clips = clips_of(pictures[: 8 * _MODEL_BATCH], bundle.manifest)
         detector = Detector(bundle, "cpu", 1)
         detector.score(clips[:_MODEL_BATCH])
         with _timed(costs, "model", len(clips)):
@@ -322,6 +324,18 @@ def stage_costs(folder: Path, encoded: Sequence[bytes], servers: str, group: str
         costs["kafka"] /= count
         consumer.close(autocommit=False)
     return costs
+
+
+def room_clips(manifest: Manifest, count: int) -> npt.NDArray[np.uint8]:
+    """Read the room's first clips as a detector takes them, uint8 (count, clip_frames, height, width, channels)."""
+    decoded = [decode_frame(data, manifest.preprocessing, FrameLimits()) for data in room_frames()[:count]]
+    return clips_of(decoded, manifest)
+
+
+def clips_of(pictures: Sequence[Frame], manifest: Manifest) -> npt.NDArray[np.uint8]:
+    """Make the clips that a camera's decoded frames end."""
+    window = ClipWindow(manifest.shape.clip_frames, manifest.preprocessing)
+    return np.stack([window.push(picture) for picture in pictures])
 
 
 @contextmanager
