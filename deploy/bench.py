@@ -174,7 +174,12 @@ def fitted_bundle(preset: str, precision: str) -> Path:
 
 def _call(module: str, *arguments: str, environment: dict[str, str] | None = None) -> str:
     command = python_command(module, *arguments)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, timeout=_RUN_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise FramewatchError(f"{module} {arguments[0]} did not end within {_RUN_SECONDS:g} s") from error
     if done.returncode:
         raise FramewatchError(f"{module} {arguments[0]} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
     return done.stdout

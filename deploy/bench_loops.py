@@ -138,11 +138,13 @@ def run_quixstreams(asked: argparse.Namespace, scorer: FrameScorer, count: Count
         count.came()
         (score,) = scorer.score([(camera, data)])
         count.finish(1)
+        if count.done >= count.wanted:
+            application.stop()
         return {"camera": camera, "score": score} if score >= scorer.threshold else None
 
     told = application.dataframe(frames).apply(alert, metadata=True)
     told.filter(lambda value: value is not None).to_topic(alerts)
-    application.run(count=count.wanted)
+    application.run()
 
 
 def run_faststream(asked: argparse.Namespace, scorer: FrameScorer, count: Count) -> None:

@@ -9,7 +9,7 @@ from trainer.settings import FitSettings
 def test_balanced_is_the_default():
     assert FitSettings().preset == "balanced"
     assert FitSettings() == FitSettings(preset="balanced")
-    assert FitSettings().time_limit_seconds == 300
+    assert FitSettings().time_limit_seconds == 240
 
 
 @pytest.mark.parametrize("preset", PRESETS)
