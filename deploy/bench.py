@@ -437,9 +437,10 @@ def page(told: dict[str, Any]) -> str:
         [
             "# The worker's speed",
             "",
-            "Written by `make bench`, which says what each figure is. JPEG frames of 640x360 from the room clip, four",
-            f"cameras, a real Kafka on the same {told['cores']} cores, {told['precision']}; medians of {repetitions}",
-            f"repetitions of {told['frames']} frames; milliseconds are CPU time a frame. {about}.",
+            "Written by `make bench`; `deploy/bench.py` says what each figure is. JPEG frames of 640x360, four",
+            f"cameras in the room, a real Kafka on the {told['cores']} cores, {told['precision']}; medians of {repetitions}",
+            f"repetitions of {told['frames']} frames ({told['peer_frames']} by the other loops); milliseconds are CPU",
+            f"time a frame. {about}.",
             "",
             *table(columns, rows),
             "",

@@ -37,7 +37,8 @@ def test_loops_are_compared_within_a_repetition_and_by_their_better_threads():
 
 def test_the_page_tells_each_preset():
     presets = {"balanced": summary([run(400)]), "fast": summary([run(800)])}
-    told = {"versions": {"python": "3.11"}, "cores": 2, "frames": 6000, "precision": "fp32", "presets": presets}
+    told = {"versions": {"python": "3.11"}, "cores": 2, "frames": 6000, "peer_frames": 900, "precision": "fp32"}
+    told["presets"] = presets
     lines = page(told).splitlines()
     (balanced,) = (line for line in lines if line.startswith("| balanced |"))
     assert "| 400 (400 to 400) | 0.89 | 3.33, 2.50 | 3.33, 2.50 | 3.33, 2.50 | 0.44 |" in balanced
