@@ -37,13 +37,14 @@ from rich.console import Console
 from contract import __version__
 from contract.command_line import run_command_line
 from contract.errors import FramewatchError
-from contract.frame import Frame, FrameLimits, decode_frame
+from contract.frame import Frame, FrameLimits, decode_frame, encode_jpeg
 from contract.manifest import Manifest, open_bundle
 from contract.motion import MotionChannels
 from contract.runtime import Detector
 from contract.window import ClipWindow
 from deploy.bench_loops import LOOPS
 from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics
+from deploy.demo import VIDEO
 from deploy.measured import table
 from deploy.worker_process import WorkerProcess, cpu_seconds, python_command
 from worker.cores import cores_given
@@ -54,7 +55,6 @@ from worker.settings import KafkaSettings
 OUT: Final = Path("bench-out")
 _PEERS_LOCK: Final = Path(__file__).with_name("bench-peers.lock")
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "worker.md"
-VIDEO: Final = Path(__file__).parent / "footage" / "room.mp4"
 _CAMERAS: Final = 4
 _WIDTH, _HEIGHT = 640, 360
 _STAGE_FRAMES: Final = 400
@@ -103,6 +103,7 @@ def bench(
         "versions": versions(),
         "cores": cores_given(),
         "frames": frames,
+        "peer_frames": peer_frames,
         "precision": precision,
         "presets": results,
     }
@@ -137,7 +138,7 @@ def room_frames() -> list[bytes]:
         if not there:
             return encoded
         picture = cv2.resize(picture, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA)
-        encoded.append(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
+        encoded.append(encode_jpeg(np.asarray(picture, np.uint8), 85))
 
 
 def fill_topic(servers: str, encoded: Sequence[bytes], frames: int) -> None:
@@ -166,8 +167,9 @@ def fitted_bundle(preset: str, precision: str) -> Path:
     if not (folder / "manifest.json").is_file():
         _console.print(f"{preset}: fit one epoch and export", highlight=False)
         run = OUT / f"run-{preset}"
-        shutil.rmtree(run, ignore_errors=True)
-        _call("trainer", "fit", f"{VIDEO}#0:300", "--preset", preset, "--epochs", "1", "--out", str(run))
+        if not (run / "checkpoint.pt").is_file():
+            shutil.rmtree(run, ignore_errors=True)
+            _call("trainer", "fit", f"{VIDEO}#0:300", "--preset", preset, "--epochs", "1", "--out", str(run))
         _call("exporter", "build", str(run), "--out", str(folder), "--precision", precision, "--name", preset)
     return folder
 
@@ -190,16 +192,12 @@ def _peers_folder() -> Path:
     folder = Path(".cache") / f"bench-peers-{hashlib.sha256(_PEERS_LOCK.read_bytes()).hexdigest()[:12]}"
     if not folder.is_dir():
         _console.print("installing Quix Streams and FastStream, first time only", highlight=False)
-        with tempfile.TemporaryDirectory(dir=_made(folder.parent)) as part:
+        folder.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
             target = str(Path(part) / "peers")
             _call("uv", "pip", "install", "--quiet", "--target", target, "--require-hashes", "-r", str(_PEERS_LOCK))
             Path(target).rename(folder)
     return folder.absolute()
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def _repetition(
