@@ -22,7 +22,7 @@ from rich.console import Console
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
 from deploy.measured import data_folder, is_kept, keep_result, kept_results, table
-from deploy.probed import Footage, Probed, ScoredProbes, put_probes, score_probes
+from deploy.probed import Footage, Probed, ScoredProbes, put_probes, score_probes, thinned
 from deploy.rescored import rescored
 from trainer.evaluate import open_model
 from trainer.fit import fit
@@ -47,11 +47,13 @@ class Variant:
         name: As the table says it.
         model: Fields of the model that differ from the preset's.
         settings: Other fields of the fit that do.
+        stride: Frames from one that is seen to the next.
     """
 
     name: str
     model: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    stride: int = 1
 
 
 _PLAIN: Final[dict[str, Any]] = {"pseudo_anomalies": []}
@@ -72,6 +74,8 @@ VARIANTS: Final = (
     Variant("skipped frames alone", {}, {"pseudo_anomalies": ["skip-frame"]}),
     Variant("foreign pieces alone", {}, {"pseudo_anomalies": ["foreign"]}),
     Variant("the autoencoder sees 3 frames", {"clip_frames": 3}),
+    Variant("stride 2: every second frame alone, and motion between those", stride=2),
+    Variant("the same, the autoencoder sees 3 of them", {"clip_frames": 3}, stride=2),
     Variant("motion of one frame, not averaged over 5", {"motion_frames": 1}),
     Variant("loss: absolute error", {}, {"loss": "l1"}),
     Variant("loss: SSIM and absolute error", {}, {"loss": "ssim"}),
@@ -110,7 +114,7 @@ def ablation(
         if left:
             probed = put_probes(root, _FOOTAGE, PROBED, probes, seed)
             for folder, number in left:
-                _measure(probed, folder, number, minutes, seed)
+                _measure(thinned(probed, VARIANTS[number].stride), folder, number, minutes, seed)
     PAGE.write_text(page(list(kept_results(OUT))), encoding="utf-8")
     typer.echo(PAGE)
 

@@ -84,6 +84,24 @@ def put_probes(root: Path, footage: Footage, kinds: Sequence[str], count: int, s
     return Probed(before, after, list(made()))
 
 
+def thinned(probed: Probed, step: int) -> Probed:
+    """Keep every so many frames alone, as of a camera that is so much slower."""
+
+    def thin(clip: Pictures) -> Pictures:
+        return Pictures(clip.name, clip.pictures[::step], clip.frames_per_second / step)
+
+    def thin_probe(probe: Probe) -> Probe:
+        first = math.ceil(probe.first / step)
+        boxes = None if probe.boxes is None else probe.boxes[first * step - probe.first :: step]
+        return Probe(probe.kind, thin(probe.clip), first, boxes)
+
+    return Probed(
+        [thin(clip) for clip in probed.before],
+        [thin(clip) for clip in probed.after],
+        [thin_probe(probe) for probe in probed.probes],
+    )
+
+
 def score_probes(model: ScoringModel, probed: Probed, console: Console) -> ScoredProbes:
     """Score the later part as it is, and every probe."""
     normal = score_footage(model, probed.after, None, console).stretches

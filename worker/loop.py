@@ -45,6 +45,7 @@ from worker.settings import WorkerSettings
 from worker.telemetry import Metrics, Probes
 
 _IDLE_POLL_MS: Final = 500
+_LEAST_POLL_MS: Final = 10
 _POSITION_MS: Final = 1_000
 _LAG_EVERY_SECONDS: Final = 2.0
 _log = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ class WorkerLoop:
         ends_at: float | None = None
         with self._metrics.time_stage("fetch"), mapped_errors(self._settings.kafka):
             while len(records) < batch.max_frames and not self._stopping.is_set():
-                left_ms = _IDLE_POLL_MS if ends_at is None else round((ends_at - self._clock()) * 1000)
+                left_ms = self._idle_ms() if ends_at is None else round((ends_at - self._clock()) * 1000)
                 if ends_at is not None and left_ms <= 0:
                     break
                 records += self._poll(left_ms, batch.max_frames - len(records))
@@ -200,6 +201,11 @@ class WorkerLoop:
                     break
                 ends_at = ends_at or self._clock() + batch.deadline_ms / 1000
         return records
+
+    def _idle_ms(self) -> int:
+        """How long to wait for a first record: no longer than until the next commit is due."""
+        due_ms = (self._committed_at - self._clock()) * 1000 + self._settings.batch.commit_interval_ms
+        return round(min(max(due_ms, _LEAST_POLL_MS), _IDLE_POLL_MS))
 
     def _poll(self, timeout_ms: int, max_records: int) -> list[Any]:
         try:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from contract.event import EventRule
-from deploy.probed import read_pictures, split
+from deploy.probed import Probed, read_pictures, split, thinned
 from deploy.probes import KINDS, Box, Pictures, Probe, ProbeMaker
 from deploy.recall import BUDGETS, is_found, page
 from trainer.metrics import track_events
@@ -117,6 +117,16 @@ def test_footage_is_parted_in_time(street):
     assert [len(part.pictures) for part in (*before, *after)] == [72, 48]
     before, after = split([street] * 5)
     assert (len(before), len(after)) == (3, 2)
+
+
+def test_a_slower_camera_sees_the_same_probe(street, maker):
+    probe = maker.make("fast")
+    [thin] = thinned(Probed([street], [street], [probe]), 3).probes
+    assert len(thin.clip.pictures) == len(thin.boxes) + thin.first
+    assert thin.clip.frames_per_second == pytest.approx(street.frames_per_second / 3)
+    for index, box in enumerate(thin.boxes, thin.first):
+        assert thin.clip.pictures[index] is probe.clip.pictures[3 * index]
+        assert box == probe.boxes[3 * index - probe.first]
 
 
 def test_pictures_survive_their_encoding(street):
