@@ -34,7 +34,7 @@ LAST_NAME: Final = "last.pt"
 SETTINGS_NAME: Final = "settings.json"
 SAMPLES_NAME: Final = "samples.npz"
 _FORMAT: Final = "framewatch-checkpoint"
-_VERSION: Final = 4
+_VERSION: Final = 5
 
 
 @dataclass(frozen=True)

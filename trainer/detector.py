@@ -19,6 +19,7 @@ _MOTION_SHARE: Final = 0.16
 _SLOW_PX_A_FRAME: Final = 0.5
 _SLOW_LEVELS: Final = 8.0
 _ERROR_FLOOR: Final = 1e-6
+_LEAST_NORMAL_SHARE: Final = 0.01
 
 
 class Comparator(nn.Module):
@@ -50,7 +51,8 @@ class Detector(nn.Module):
     It sees by one or two streams: ``appearance``, what the comparator says of the last frame and its reconstruction, or
     their pooled residual where there is no comparator; and ``motion``, how fast what moves there is, where the model is
     given motion. Each is counted in its own spreads over normal footage, and the map shows the root of the sum of
-    squares of what stands out: what does so in both ways at one place does so more.
+    squares of what stands out: what does so in both ways at one place does so more. What stands out is divided by the
+    share of the picture that the comparator takes for normal, which is nearly all but where the lens is covered.
 
     Attributes:
         autoencoder: The model.
@@ -130,9 +132,13 @@ class Detector(nn.Module):
             ``anomaly_score`` of shape (batch,) and ``anomaly_map`` of shape (batch, rows, columns), float32 on the
             scale that `contract.scoring` describes.
         """
-        by_stream = (self.cell_errors(frames) - self.cell_mean) / self.cell_spread
+        errors = self.cell_errors(frames)
+        by_stream = (errors - self.cell_mean) / self.cell_spread
         highest = torch.amax(by_stream, 1)
         standing_out = torch.sqrt(torch.square(torch.relu(by_stream)).sum(1))
+        if self.comparator is not None:
+            foreign_share = torch.sigmoid(errors[:, 0]).mean((1, 2), keepdim=True)
+            standing_out = standing_out / (1 - foreign_share).clamp(min=_LEAST_NORMAL_SHARE)
         spreads = torch.where(highest > 0, standing_out, highest)
         anomaly_map = torch.sign(spreads) * torch.log1p(torch.abs(spreads))
         return torch.amax(anomaly_map, dim=(1, 2)), anomaly_map

@@ -94,11 +94,25 @@ def test_what_stands_out_in_two_ways_at_one_place_stands_out_more():
             here[0, :3] = torch.tensor(z, dtype=torch.float)
             detector.cell_mean[stream] = errors[stream] - here
         score, anomaly_map = detector(frames)
-    expected = torch.tensor([3.0, 5.0, -1.0])
+    foreign = torch.sigmoid(errors[0]).mean().item()
+    expected = torch.tensor([3.0 / (1 - foreign), 5.0 / (1 - foreign), -1.0])
     expected = torch.sign(expected) * torch.log1p(expected.abs())
     assert torch.allclose(anomaly_map[0, 0, :3], expected, atol=1e-4)
     assert torch.allclose(anomaly_map[0, 4:], torch.full((4, 12), -math.log(3)), atol=1e-4)
-    assert score.item() == pytest.approx(math.log(6), abs=1e-4)
+    assert score.item() == pytest.approx(math.log(1 + 5 / (1 - foreign)), abs=1e-4)
+
+
+@pytest.mark.parametrize(("foreign_cells", "normal_share"), [(1, 95 / 96), (48, 1 / 2), (96, 0.01)])
+def test_what_stands_out_counts_more_the_less_of_the_picture_looks_normal(monkeypatch, foreign_cells, normal_share):
+    detector = Detector(Autoencoder(config(comparator=(4, 8, 8)))).eval()
+    logits = torch.full((96,), -30.0)
+    logits[:foreign_cells] = 30
+    monkeypatch.setattr(detector, "cell_errors", lambda _: logits.reshape(1, 1, 8, 12))
+    _, anomaly_map = detector(torch.zeros(1, 1, 64, 96, 1, dtype=torch.uint8))
+    assert anomaly_map.flatten()[:foreign_cells].tolist() == pytest.approx(
+        [math.log1p(30 / normal_share)] * foreign_cells
+    )
+    assert anomaly_map.flatten()[foreign_cells:].tolist() == pytest.approx([-math.log(31)] * (96 - foreign_cells))
 
 
 def test_only_the_last_frame_of_a_clip_is_scored():
