@@ -75,8 +75,8 @@ def _rule_for(fitted: Calibration) -> EventRule:
 def take_samples(detector: Detector, validation: Part, calibration: Part, seed: int) -> Samples:
     """Take clips evenly over held-out footage, and those of the calibration part disturbed.
 
-    A disturbed clip has a rectangle of its last frame replaced by one from elsewhere, brighter or darker: an object
-    that was never there.
+    A disturbed clip has a rectangle of its last frame replaced by one from elsewhere, brighter or darker, that moves as
+    it does there: an object that was never there.
 
     Args:
         detector: Its configuration says how long a clip is.
@@ -102,8 +102,8 @@ def take_samples(detector: Detector, validation: Part, calibration: Part, seed: 
         top, left = int(random.integers(0, height - rows)), int(random.integers(0, width - columns))
         from_top, from_left = int(random.integers(0, height - rows)), int(random.integers(0, width - columns))
         patch = clip[-1, from_top : from_top + rows, from_left : from_left + columns].astype(np.int16)
-        shade = int(random.choice([-1, 1])) * int(random.integers(20, 80))
-        clip[-1, top : top + rows, left : left + columns] = np.clip(patch + shade, 0, 255)
+        patch[..., : config.channels] += int(random.choice([-1, 1])) * int(random.integers(20, 80))
+        clip[-1, top : top + rows, left : left + columns] = np.clip(patch, 0, 255)
     return Samples(taken[0], taken[1], disturbed)
 
 
