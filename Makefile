@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help install demo quality recall ablation bench gpu-check test lint types imports unit lock clean
+.PHONY: help install demo quality recall ablation bench bench-live gpu-check test lint types imports unit lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,9 @@ ablation: $(STAMP)  ## fit variants of the model, compare them without labels, w
 
 bench: $(STAMP)  ## measure the worker on a real Kafka, print one JSON object, write docs/benchmarks/worker.md
 	@$(BIN)/python -m deploy.bench $(ARGS)
+
+bench-live: $(STAMP)  ## measure a worker's start, memory and delay on a real Kafka, write docs/benchmarks/live.md
+	@$(BIN)/python -m deploy.bench_live $(ARGS)
 
 gpu-check: $(STAMP)  ## measure parity, throughput and training on this machine's GPU, write docs/benchmarks/gpu.md
 	@$(BIN)/python -m deploy.gpu_check $(ARGS)

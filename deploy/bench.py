@@ -12,6 +12,7 @@ vs_NAME              frames/s over those of the same job done by another loop (`
 """
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -57,6 +58,7 @@ _PEERS_LOCK: Final = Path(__file__).with_name("bench-peers.lock")
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "worker.md"
 _CAMERAS: Final = 4
 _WIDTH, _HEIGHT = 640, 360
+_SENT_AT_ONCE: Final = 64
 _STAGE_FRAMES: Final = 400
 _MODEL_BATCH: Final = 8
 _MAX_FOREIGN_CORES: Final = 0.15
@@ -141,23 +143,22 @@ def room_frames() -> list[bytes]:
         encoded.append(encode_jpeg(np.asarray(picture, np.uint8), 85))
 
 
+def frame_records(encoded: Sequence[bytes], frames: int, topic: str = "frames") -> Iterator[OutgoingRecord]:
+    """Make the records of four cameras in turn, which show the same room at different times."""
+    for number in range(frames):
+        camera, place = number % _CAMERAS, number // _CAMERAS
+        data = encoded[(place + camera * len(encoded) // _CAMERAS) % len(encoded)]
+        yield OutgoingRecord(topic, f"room-{camera}".encode(), data, [])
+
+
 def fill_topic(servers: str, encoded: Sequence[bytes], frames: int) -> None:
-    """Put frames of four cameras, which show the same room at different times, onto the topic."""
+    """Put frames onto the topic, a millisecond from one to the next."""
     _console.print(f"{frames} frames onto the topic", highlight=False)
     delivery = Delivery(KafkaSettings(bootstrap_servers=servers), linger_ms=5)
     now_ms = round(time.time() * 1000)
-    records = [
-        OutgoingRecord(
-            "frames",
-            f"room-{number % _CAMERAS}".encode(),
-            encoded[(number // _CAMERAS + number % _CAMERAS * len(encoded) // _CAMERAS) % len(encoded)],
-            [],
-            now_ms + number,
-        )
-        for number in range(frames)
-    ]
-    for start in range(0, len(records), 64):
-        delivery.send(records[start : start + 64])
+    numbered = enumerate(frame_records(encoded, frames))
+    while some := list(itertools.islice(numbered, _SENT_AT_ONCE)):
+        delivery.send([record._replace(timestamp_ms=now_ms + number) for number, record in some])
     delivery.close(10)
 
 
