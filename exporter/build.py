@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from torch import nn
 
 from contract.errors import BundleError, ConfigError, ParityError
 from contract.manifest import (
@@ -34,7 +35,7 @@ from exporter.model_card import model_card
 from exporter.parity import Graph, in_batches, measure_parity, require_parity
 from trainer.checkpoint import CHECKPOINT_NAME, Checkpoint, Samples, load_checkpoint, load_samples
 from trainer.detector import CellErrors, Detector
-from trainer.model import Autoencoder, seen_images
+from trainer.model import seen_images
 
 _AUROC_LOSS_ACCEPTED: Final = {"fp32": 0.0, "fp16": 0.002, "int8": 0.01}
 _PARITY_CLIPS: Final = 24
@@ -118,10 +119,11 @@ def _export(detector: Detector, precision: Precision, samples: Samples) -> _Grap
         export_graph(autoencoder.decoder, latent, "latent", ["reconstruction"]),
         export_graph(detector, frames, "frames", ["anomaly_score", "anomaly_map"]),
     )
-    return _quantized(graphs, autoencoder, samples) if precision == "int8" else graphs
+    return _quantized(graphs, detector, samples) if precision == "int8" else graphs
 
 
-def _quantized(graphs: _Graphs, autoencoder: Autoencoder, samples: Samples) -> _Graphs:
+def _quantized(graphs: _Graphs, detector: Detector, samples: Samples) -> _Graphs:
+    autoencoder = detector.autoencoder
     clips = _quantization_clips(samples)
     with torch.inference_mode():
         images = seen_images(torch.from_numpy(clips), autoencoder.config)
@@ -133,8 +135,14 @@ def _quantized(graphs: _Graphs, autoencoder: Autoencoder, samples: Samples) -> _
     return _Graphs(
         quantized(graphs.encoder, feeds("images", images.numpy())),
         quantized(graphs.decoder, feeds("latent", latents)),
-        quantized(graphs.detector, feeds("frames", clips)),
+        quantized(graphs.detector, feeds("frames", clips), _comparator_layers(detector)),
     )
+
+
+def _comparator_layers(detector: Detector) -> int:
+    """Layers of the comparator, which stays in fp32: 8 bits cannot tell the small differences that it looks for."""
+    layers = () if detector.comparator is None else detector.comparator.modules()
+    return sum(isinstance(layer, nn.Conv2d) for layer in layers)
 
 
 def _quantization_clips(samples: Samples) -> npt.NDArray[np.uint8]:
@@ -149,7 +157,8 @@ def _recalibrated(detector: Detector, samples: Samples, before: Calibration) -> 
     with torch.inference_mode():
         frames = torch.from_numpy(np.concatenate([samples.validation[:1], samples.disturbed[:1]]))
         errors = export_graph(CellErrors(detector), frames, "frames", ["cell_errors"])
-        errors = quantized(errors, [{"frames": clip[None]} for clip in _quantization_clips(samples)])
+        feeds = [{"frames": clip[None]} for clip in _quantization_clips(samples)]
+        errors = quantized(errors, feeds, _comparator_layers(detector))
         mean, spread = cell_statistics(
             in_batches(_runnable(errors, "cell errors"), samples.validation, _BATCH)[0], detector.by_place
         )

@@ -94,7 +94,7 @@ def halved(detector: Detector) -> Detector:
     return copied
 
 
-def quantized(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
+def quantized(model: onnx.ModelProto, feeds: Sequence[Feed], fp32_at_end: int = 0) -> onnx.ModelProto:
     """Convert an fp32 graph's convolutions and fully connected layers to static int8, weights to 7 of its bits.
 
     So one bundle gives the same scores on every processor; see ONNX Runtime's documentation of quantization,
@@ -103,19 +103,21 @@ def quantized(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
     Args:
         model: An fp32 graph.
         feeds: Inputs whose activations set the ranges.
+        fp32_at_end: So many of the last convolutions are left as they are.
 
     Raises:
         FramewatchError: ONNX Runtime cannot quantize it, or onnx finds a fault in what it made.
     """
     try:
-        converted = _quantize(model, feeds)
+        converted = _quantize(model, feeds, fp32_at_end)
         check(converted)
     except Exception as error:
         raise FramewatchError(f"quantization failed: {str(error)[:300]}") from error
     return converted
 
 
-def _quantize(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
+def _quantize(model: onnx.ModelProto, feeds: Sequence[Feed], fp32_at_end: int) -> onnx.ModelProto:
+    layers = [node.name for node in model.graph.node if node.op_type in _INT8_OPERATORS]
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         onnx.save(model, before)
@@ -124,6 +126,7 @@ def _quantize(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
             after,
             _Feeds(feeds),
             op_types_to_quantize=list(_INT8_OPERATORS),
+            nodes_to_exclude=layers[len(layers) - fp32_at_end :],
             per_channel=True,
             # Processors without VNNI add pairs of 8-bit products in 16 bits, which full 8-bit weights overflow.
             reduce_range=True,

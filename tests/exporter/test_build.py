@@ -108,6 +108,15 @@ def test_a_comparator_and_motion_are_exported_in_every_precision(comparing_run, 
     assert manifest.quality["auroc_loss"] <= {"fp32": 1e-4, "fp16": 0.002, "int8": 0.01}[precision]
 
 
+def test_int8_leaves_the_comparator_in_fp32(comparing_run, tmp_path):
+    build_bundle(comparing_run, tmp_path / "bundle", "int8")
+    graph = onnx.load(tmp_path / "bundle" / "detector.onnx").graph
+    fp32 = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    layers = [node.input[1] in fp32 for node in graph.node if node.op_type == "Conv"]
+    assert layers[-5:] == [True] * 5
+    assert not any(layers[:-5])
+
+
 @pytest.mark.parametrize(("precision", "loss"), [("fp16", 0.002), ("int8", 0.01)])
 def test_smaller_precisions_say_what_they_lose(bundles, precision, loss):
     manifest = open_bundle(bundles / precision).manifest
