@@ -27,6 +27,7 @@ from contract.frame import FrameLimits, decode_frame
 from contract.manifest import Precision, open_bundle
 from contract.runtime import Detector
 from contract.window import ClipWindow
+from deploy.equal_light import equally_light, lightness_auroc
 from deploy.measured import data_folder, is_kept, keep_result, kept_results, table
 from exporter.build import build_bundle
 from trainer.datasets import Dataset, open_dataset
@@ -40,7 +41,15 @@ FIGURES: Final = (
     "frame_auroc", "frame_auroc_per_clip", "average_precision", "pixel_auroc", "aupro", "event_recall",
     "false_events_per_hour", "detection_delay_seconds",
 )  # fmt: skip
+_OF_PICTURES: Final = ("frame_auroc", "average_precision", "pixel_auroc", "aupro")
+"""Those of them that mean something where the pictures do not follow each other."""
+
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
+_UNTRAINED: Final = {
+    "frame_auroc_untrained": "untrained frame difference",
+    "frame_auroc_untrained_flow": "untrained optical flow",
+    "frame_auroc_lightness": "lightness of the picture alone",
+}
 _EXPORTED: Final = ("balanced", "best", "still")
 _TIMED_FRAMES: Final = 120
 _PUBLISHED: Final = """\
@@ -135,8 +144,17 @@ def _measure(method: Method, dataset: Dataset, seed: int, minutes: float | None,
         "command": method.command(seed),
         "fit_minutes": seconds / 60,
         "milliseconds_a_frame": milliseconds_a_frame(bundles["fp32"], dataset),
-        **{name: metrics.get(name) for name in (*FIGURES, "frame_auroc_untrained", "frame_auroc_untrained_flow")},
     }
+    if dataset.kind == "images":
+        clips = equally_light(dataset)
+        equal = evaluate(open_model(folder / "run", "auto"), clips, dataset.labels, folder / "equal-light", _console)
+        result |= {name: metrics.get(name) for name in _OF_PICTURES}
+        result |= {
+            "frame_auroc_equal_light": equal["frame_auroc"],
+            "frame_auroc_lightness": lightness_auroc(dataset.test, dataset),
+        }
+    else:
+        result |= {name: metrics.get(name) for name in (*FIGURES, *_UNTRAINED)}
     if precisions:
         result["exported"] = {
             precision: evaluate(open_model(bundle, "auto"), dataset.test, dataset.labels, folder / precision, _console)[
@@ -174,6 +192,8 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         "evaluation, after the fit. Frame AUROC is one ranking over all frames, each scored from itself and earlier",
         "frames; per-clip AUROC scales each clip's scores to 0..1 first, as papers do. Where several seeds were run,",
         "figures are the mean and, after ±, the standard deviation. Minutes are of the whole fit, reading included.",
+        "Where pictures do not follow each other, they are ranked once more with each scaled to the training pictures'",
+        "median: their lightness alone may tell what is normal.",
         "",
     ]
     for dataset in dict.fromkeys(result["dataset"] for result in results):
@@ -182,16 +202,14 @@ def page(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _table(results: Sequence[dict[str, Any]]) -> list[str]:
-    columns = (*FIGURES, "fit_minutes", "milliseconds_a_frame")
+    known = (*FIGURES[:1], "frame_auroc_equal_light", *FIGURES[1:], "fit_minutes", "milliseconds_a_frame")
+    columns = [name for name in known if any(result.get(name) is not None for result in results)]
     rows = []
     for method in dict.fromkeys(result["method"] for result in results):
         fits = [result for result in results if result["method"] == method]
-        rows.append([method, str(len(fits)), *(_cell([one[column] for one in fits]) for column in columns)])
-    for name, text in (
-        ("frame_auroc_untrained", "untrained frame difference"),
-        ("frame_auroc_untrained_flow", "untrained optical flow"),
-    ):
-        value = results[0][name]
+        rows.append([method, str(len(fits)), *(_cell([one.get(column) for one in fits]) for column in columns)])
+    for name, text in _UNTRAINED.items():
+        value = results[0].get(name)
         if value is not None:
             rows.append([text, "", f"{value:.3f}", *[""] * (len(columns) - 1)])
     lines = table(("method", "seeds", *(name.replace("_", " ") for name in columns)), rows)

@@ -1,4 +1,4 @@
-"""Crops of training frames, most of them where something moves."""
+"""Crops of training frames, most of them where something moves or is to be seen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ from torch.nn import functional
 from trainer.disturb import moving_places
 from trainer.model import CELL_PX, ModelConfig
 
-_MOVING_SHARE: Final = 0.8
-_LEAST_MOVING: Final = 0.25
+_BUSY_SHARE: Final = 0.8
+_LEAST_BUSY: Final = 0.25
+_EDGE_LEVELS: Final = 8.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class CropChooser:
     """Chooses where a fit's crops lie.
 
     A still background is learnt from a few crops; what happens in front of it needs many. So four crops of five are
-    centred on a cell in which something moves, if there is one. What moves in a frame is found once.
+    centred on a cell in which something moves, or, without motion, in which there is something to see, if there is one.
+    It is looked for once a frame.
 
     Args:
         frames: Footage, uint8 of shape (all frames, height, width, input_channels).
@@ -80,8 +82,8 @@ class CropChooser:
         self._side_px = side_px
         self._config = config
         cells = config.map_shape[0] * config.map_shape[1]
-        self._moving = np.zeros((len(frames) if config.motion != "none" else 0, cells), np.bool_)
-        self._known = np.zeros(len(self._moving), np.bool_)
+        self._busy = np.zeros((len(frames), cells), np.bool_)
+        self._known = np.zeros(len(frames), np.bool_)
 
     def choose(self, places: npt.NDArray[np.int64], random: torch.Generator) -> Window:
         """Choose a crop of each frame.
@@ -93,11 +95,10 @@ class CropChooser:
         height, width = self._config.height, self._config.width
         rows, columns = self._config.map_shape
         chance = torch.full((len(places), rows * columns), 1.0 / (rows * columns))
-        if self._config.motion != "none":
-            moving = torch.from_numpy(self._moving_cells(places))
-            found = moving.sum(1, keepdim=True)
-            on_motion = (1 - _MOVING_SHARE) * chance + _MOVING_SHARE * moving / found.clamp(min=1)
-            chance = torch.where(found > 0, on_motion, chance)
+        busy = torch.from_numpy(self._busy_cells(places))
+        found = busy.sum(1, keepdim=True)
+        on_busy = (1 - _BUSY_SHARE) * chance + _BUSY_SHARE * busy / found.clamp(min=1)
+        chance = torch.where(found > 0, on_busy, chance)
         cells = torch.multinomial(chance, 1, generator=random).squeeze(1)
         away = torch.randint(-self._side_px // 4, self._side_px // 4 + 1, (2, len(places)), generator=random)
         tall, wide = min(self._side_px, height), min(self._side_px, width)
@@ -106,12 +107,12 @@ class CropChooser:
         lefts = _to_cells(cells % columns * CELL_PX + away[1] - wide // 2, width - wide)
         return Window(tall, wide, list(zip(tops.tolist(), lefts.tolist(), strict=True)))
 
-    def _moving_cells(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def _busy_cells(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         new = np.unique(places[~self._known[places]])
         if len(new):
-            self._moving[new] = _moving_cells(self._frames[new], self._config)
+            self._busy[new] = _busy_cells(self._frames[new], self._config)
             self._known[new] = True
-        return self._moving[places]
+        return self._busy[places]
 
 
 def whole_pictures(batch: int, config: ModelConfig) -> Window:
@@ -119,11 +120,19 @@ def whole_pictures(batch: int, config: ModelConfig) -> Window:
     return Window(config.height, config.width, [(0, 0)] * batch)
 
 
-def _moving_cells(frames: npt.NDArray[np.uint8], config: ModelConfig) -> npt.NDArray[np.bool_]:
-    """Cells in a quarter of which something moves: (batch, rows * columns)."""
+def _busy_cells(frames: npt.NDArray[np.uint8], config: ModelConfig) -> npt.NDArray[np.bool_]:
+    """Cells a quarter of which moves or, without motion, has something to see: (batch, rows * columns)."""
     every_other = torch.from_numpy(np.ascontiguousarray(frames[:, ::2, ::2])).permute(0, 3, 1, 2).float() / 255
-    shares = functional.avg_pool2d(moving_places(every_other, config).float()[:, None], CELL_PX // 2)
-    return np.asarray(shares.flatten(1) > _LEAST_MOVING)
+    busy = _edges(every_other) if config.motion == "none" else moving_places(every_other, config)
+    shares = functional.avg_pool2d(busy.float()[:, None], CELL_PX // 2)
+    return np.asarray(shares.flatten(1) > _LEAST_BUSY)
+
+
+def _edges(images: Tensor) -> Tensor:
+    """Where a picture is lighter or darker than around, bool (batch, height, width)."""
+    grey = images.mean(1, keepdim=True)
+    around = functional.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)
+    return ((grey - around).abs() > _EDGE_LEVELS / 255).squeeze(1)
 
 
 def _to_cells(starts: Tensor, last: int) -> Tensor:

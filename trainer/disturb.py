@@ -3,15 +3,18 @@
 An autoencoder that is only asked to redraw what it sees learns to redraw anomalies too. So it is shown normal crops
 into which something was put, and the loss compares with the crop as it was (a denoising autoencoder, Vincent et al.,
 JMLR 2010, whose noise is pseudo-anomalies: Astrid et al., Learning Not to Reconstruct Anomalies, BMVC 2021; Zavrtanik
-et al., DRAEM, ICCV 2021). Five things are put in, the first two within a soft blob or in the whole crop:
+et al., DRAEM, ICCV 2021). These things are put in, the first two within a soft blob or in the whole crop:
 
 skip-frame  what moves here moves as it does when frames of the footage are skipped (`trainer.skipped`)
 faster      what moves here moves 1.4 to 4.5 times as fast, or backwards
 displaced   what moves in another crop is laid over this one, faster
 foreign     a piece of another crop, lighter or darker, with more or less contrast, at rest or moving as things here do
 covered     next to nothing is left of the whole crop, dark or light, and nothing moves
+scar        a thin, turned piece of another place or crop, lighter or darker (Li et al., CutPaste, CVPR 2021); in images
+            that have no motion alone, since what cameras are to see is larger
 """
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Self, get_args
@@ -23,11 +26,12 @@ from torch.nn import functional
 from contract.frame import FLOW_FRAMES, FLOW_STEPS_A_PIXEL
 from trainer.model import CELL_PX, ModelConfig, motion_at_rest, pictures_and_motion
 
-PseudoAnomaly = Literal["skip-frame", "faster", "displaced", "foreign", "covered"]
+PseudoAnomaly = Literal["skip-frame", "faster", "displaced", "foreign", "covered", "scar"]
 PSEUDO_ANOMALIES: Final[tuple[PseudoAnomaly, ...]] = get_args(PseudoAnomaly)
 """All kinds."""
 
-_AT_REST: Final[tuple[PseudoAnomaly, ...]] = ("foreign", "covered")
+_WITHOUT_MOTION: Final[tuple[PseudoAnomaly, ...]] = ("foreign", "covered", "scar")
+_WITH_MOTION: Final[tuple[PseudoAnomaly, ...]] = ("skip-frame", "faster", "displaced", "foreign", "covered")
 
 _UNDISTURBED: Final = 0.25
 _SHARES: Final[dict[PseudoAnomaly, float]] = {
@@ -36,6 +40,7 @@ _SHARES: Final[dict[PseudoAnomaly, float]] = {
     "displaced": 0.15,
     "foreign": 0.2,
     "covered": 0.04,
+    "scar": 0.4,
 }
 _SLOW_PX_A_FRAME: Final = 0.25
 _SLOW_LEVELS: Final = 8.0
@@ -69,8 +74,8 @@ class Disturbed(NamedTuple):
 
 
 def possible_kinds(config: ModelConfig) -> tuple[PseudoAnomaly, ...]:
-    """Kinds that can be put into this model's images: without motion those alone that need none."""
-    return _AT_REST if config.motion == "none" else PSEUDO_ANOMALIES
+    """Kinds that can be put into this model's images."""
+    return _WITHOUT_MOTION if config.motion == "none" else _WITH_MOTION
 
 
 def disturb(
@@ -191,6 +196,8 @@ def _put(
             return _foreign(here, there, config, random)
         case "covered":
             return _covered(here, random)
+        case "scar":
+            return _scar(here, there, random)
 
 
 def _skip_frame(here: _Split, fast: Tensor, random: torch.Generator) -> _Split:
@@ -255,6 +262,28 @@ def _covered(here: _Split, random: torch.Generator) -> _Split:
     left = between(0, 0.15, pictures, random) * (pictures - pictures.mean((-2, -1), keepdim=True))
     noise = torch.randn(pictures.shape, generator=random).to(pictures.device) * between(0, 0.02, pictures, random)
     return _Split((between(0, 1, pictures, random) + left + noise).clamp(0, 1), 0.1 * motion)
+
+
+def _scar(here: _Split, there: _Split, random: torch.Generator) -> _Split:
+    pictures, shape = here.pictures, _thin_shapes(here.pictures, random)
+    height, width = pictures.shape[-2:]
+    shift = [int(torch.randint(1, side, (), generator=random)) for side in (height, width)]
+    elsewhere = pictures.roll(shift, (-2, -1))
+    texture = torch.where(_chance(0.5, pictures, random), elsewhere, there.pictures)
+    shade = between(-0.25, 0.25, pictures, random)
+    texture = (texture - pictures.mean((-2, -1), keepdim=True)) * between(0.3, 1.3, pictures, random) + shade
+    texture = (texture + pictures.mean((-2, -1), keepdim=True)).clamp(0, 1)
+    return _Split(torch.lerp(pictures, texture, shape), here.motion)
+
+
+def _thin_shapes(images: Tensor, random: torch.Generator) -> Tensor:
+    """Turned rectangles a few pixels wide, 0..1, (batch, 1, 1, height, width)."""
+    rows, columns = _offsets(images, random)
+    turn = between(0, math.pi, images, random)
+    along, across = rows * turn.cos() + columns * turn.sin(), columns * turn.cos() - rows * turn.sin()
+    along = along.abs() / between(2 / _SPAN, 12 / _SPAN, images, random)
+    across = across.abs() / between(1 / _SPAN, 5 / _SPAN, images, random)
+    return ((1 - torch.maximum(along, across)) * between(2, 8, images, random)).clamp(0, 1)
 
 
 def _soft_shapes(images: Tensor, random: torch.Generator) -> Tensor:

@@ -76,3 +76,12 @@ def test_a_crop_is_at_most_the_picture():
     window = CropChooser(pictures, 128, model).choose(np.array([0, 1]), seed())
     assert window == whole_pictures(2, model)
     assert window.cut([pictures], np.array([[0], [1]])).shape == (2, 1, 64, 96, 1)
+
+
+def test_without_motion_crops_mostly_hold_what_is_to_be_seen():
+    pictures = np.full((5, 64, 96, 1), 200, np.uint8)
+    pictures[:, 40:56, 72:88] = np.random.default_rng(1).integers(0, 256, (16, 16, 1), dtype=np.uint8)
+    places = np.arange(300) % 5
+    window = CropChooser(pictures, 32, config(motion="none")).choose(places, seed())
+    crops = window.cut([pictures], places[:, None])
+    assert (crops != 200).any((1, 2, 3, 4)).mean() > 0.8

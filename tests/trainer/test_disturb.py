@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from contract.frame import FLOW_NEUTRAL
-from trainer.disturb import PSEUDO_ANOMALIES, disturb, moving_places, put_in
+from trainer.disturb import PSEUDO_ANOMALIES, disturb, moving_places, possible_kinds, put_in
 from trainer.model import ModelConfig, motion_at_rest
 
 
@@ -64,7 +64,7 @@ def test_some_move_faster_while_their_picture_stays():
     assert level.max() > 100
 
 
-@pytest.mark.parametrize("kind", PSEUDO_ANOMALIES)
+@pytest.mark.parametrize("kind", possible_kinds(config()))
 def test_only_what_is_asked_for_is_put_in(kind):
     model = config()
     before = images(model, 200)
@@ -83,11 +83,22 @@ def test_where_nothing_moves_only_what_rests_is_put_in():
     before = images(model, 50)
     one, all_kinds, none = (
         disturb(before, model, torch.Generator().manual_seed(0), kinds).images
-        for kinds in (["foreign", "covered"], PSEUDO_ANOMALIES, ["faster", "skip-frame"])
+        for kinds in (["foreign", "covered", "scar"], PSEUDO_ANOMALIES, ["faster", "skip-frame"])
     )
     assert torch.equal(one, all_kinds)
     assert not torch.equal(one, before)
     assert torch.equal(none, before)
+
+
+def test_a_scar_is_thin_and_none_is_put_where_things_move():
+    model = config(motion="none")
+    before = images(model, 200)
+    change = (disturb(before, model, torch.Generator().manual_seed(0), ["scar"]).images - before)[:, 0].abs() > 1e-3
+    share = change.flatten(1).float().mean(1)
+    assert 0.6 < (share > 0).float().mean() < 0.9
+    # 10 by 24 pixels at the most.
+    assert share.max() < 1.1 * 240 / (64 * 96)
+    assert "scar" not in possible_kinds(config())
 
 
 def test_the_target_is_what_was_there_but_behind_a_cover():
