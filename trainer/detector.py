@@ -188,12 +188,14 @@ def pooled_motion(frames: Tensor, config: ModelConfig) -> Tensor:
     Returns:
         Shape (batch, rows, columns).
     """
-    motion = frames[..., config.channels :].permute(0, 1, 4, 2, 3).flatten(0, 1).float()
+    # Channels are parted when they lie apart: to part them within pixels takes ONNX Runtime a tenth of the graph's time.
+    motion = frames.permute(0, 1, 4, 2, 3)[:, :, config.channels :].flatten(0, 1).float()
     if config.motion == "difference-1":
         places, slow = _places(motion), _SLOW_LEVELS
     else:
-        flow = (motion - FLOW_NEUTRAL) / (FLOW_STEPS_A_PIXEL * FLOW_FRAMES)
-        places, slow = _places(torch.sqrt(torch.square(flow).sum(1, keepdim=True) + _ERROR_FLOOR)), _SLOW_PX_A_FRAME
+        steps = FLOW_STEPS_A_PIXEL * FLOW_FRAMES
+        squares = torch.square(motion - FLOW_NEUTRAL).sum(1, keepdim=True)
+        places, slow = _places(torch.sqrt(squares + _ERROR_FLOOR * steps**2)) / steps, _SLOW_PX_A_FRAME
     around_px = config.height * _MOTION_SHARE
     speeds = _cells(_around(torch.square(places), around_px) / (_around(places, around_px) + slow))
     return speeds.reshape(frames.shape[0], frames.shape[1], *speeds.shape[1:]).mean(1)
