@@ -34,6 +34,7 @@ PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "rec
 BUDGETS: Final = (1.0, 24.0, 480.0)
 """False events a day: the default, one an hour, and one in three minutes, which such short footage can nearly show."""
 
+_LEAST_SAID: Final = 1e-5
 
 FOOTAGE: Final = (
     Footage("ped2/train"),
@@ -168,16 +169,20 @@ def _rows(result: dict[str, Any]) -> Iterator[list[str]]:
     """A footage's rows, one for each budget."""
     low, high = result["allowed_low_high"]
     for number, at in enumerate(result["budgets"]):
-        interval = "" if number else f", {low:.2g} to {high:.2g}"
+        interval = "" if number else f", {_few(low)} to {_few(high)}"
         yield [
             result["footage"],
             f"{result['preset']}, {result['minutes']:g}",
             f"{result['fitted_seconds']:.0f}, {result['scored_seconds']:.0f}",
             f"{at['false_events_per_day']:g}",
             str(at["false_events"]),
-            f"{at['allowed']:.2g}{interval}",
+            f"{_few(at['allowed'])}{interval}",
             *(_share(at["found"][kind]) for kind in KINDS),
         ]
+
+
+def _few(events: float) -> str:
+    return f"{events:.2g}" if events >= _LEAST_SAID else "0"
 
 
 def _share(counts: Sequence[int]) -> str:
