@@ -38,7 +38,7 @@ from rich.console import Console
 from contract import __version__
 from contract.command_line import run_command_line
 from contract.errors import FramewatchError
-from contract.frame import Frame, FrameLimits, decode_frame, encode_jpeg
+from contract.frame import Frame, FrameLimits, Preprocessing, decode_frame, encode_jpeg
 from contract.manifest import Manifest, open_bundle
 from contract.motion import MotionChannels
 from contract.runtime import Detector
@@ -46,7 +46,7 @@ from contract.window import ClipWindow
 from deploy.bench_loops import LOOPS
 from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics
 from deploy.demo import VIDEO
-from deploy.measured import table
+from deploy.measured import data_folder, table
 from deploy.worker_process import WorkerProcess, cpu_seconds, python_command
 from worker.cores import cores_given
 from worker.delivery import Delivery
@@ -60,6 +60,10 @@ _CAMERAS: Final = 4
 _WIDTH, _HEIGHT = 640, 360
 _SENT_AT_ONCE: Final = 64
 _STAGE_FRAMES: Final = 400
+_JPEG_QUALITY: Final = 85
+_LARGE: Final = (1920, 1080)
+_LARGE_FRAMES: Final = 40
+_TIMES: Final = 5
 _MODEL_BATCH: Final = 8
 _MAX_FOREIGN_CORES: Final = 0.15
 _MAX_REPEATS: Final = 3
@@ -101,6 +105,7 @@ def bench(
                 for number in range(repetitions)
             ]
             results[preset] = summary(runs)
+        decoding = decoding_gains(open_bundle(bundle).manifest.preprocessing)
     told = {
         "versions": versions(),
         "cores": cores_given(),
@@ -108,6 +113,7 @@ def bench(
         "peer_frames": peer_frames,
         "precision": precision,
         "presets": results,
+        "decoding_1080p": decoding,
     }
     if not short:
         PAGE.write_text(page(told), encoding="utf-8")
@@ -133,14 +139,19 @@ class Rate:
 
 def room_frames() -> list[bytes]:
     """Read the room clip as JPEG frames of 640x360, quality 85."""
-    capture = cv2.VideoCapture(str(VIDEO))
-    encoded: list[bytes] = []
+    return list(_read_frames(VIDEO, (_WIDTH, _HEIGHT)))
+
+
+def _read_frames(video: Path, size: tuple[int, int]) -> Iterator[bytes]:
+    """Encode a video's frames, brought to a width and height, as JPEG of quality 85."""
+    capture = cv2.VideoCapture(str(video))
     while True:
         there, picture = capture.read()
         if not there:
-            return encoded
-        picture = cv2.resize(picture, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA)
-        encoded.append(encode_jpeg(np.asarray(picture, np.uint8), 85))
+            return
+        interpolation = cv2.INTER_AREA if picture.shape[1] > size[0] else cv2.INTER_CUBIC
+        picture = cv2.resize(picture, size, interpolation=interpolation)
+        yield encode_jpeg(np.asarray(picture, np.uint8), _JPEG_QUALITY)
 
 
 def frame_records(encoded: Sequence[bytes], frames: int, topic: str = "frames") -> Iterator[OutgoingRecord]:
@@ -330,6 +341,46 @@ def stage_costs(folder: Path, encoded: Sequence[bytes], servers: str, group: str
     return costs
 
 
+def decoding_gains(preprocessing: Preprocessing) -> dict[str, dict[str, float]]:
+    """Compare the decoding chain with decoding a whole grey picture and shrinking it, on frames of 1920x1080.
+
+    Returns:
+        For each footage there is: bytes and CPU milliseconds a frame, of the chain and of the other, and their ratio.
+    """
+    retail = data_folder(None) / "clips" / "retail_1080p.mp4"
+    footage = {"the room, enlarged": VIDEO, **({"clips/retail_1080p.mp4": retail} if retail.is_file() else {})}
+    size = preprocessing.width, preprocessing.height
+
+    def whole(data: bytes) -> object:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert picture is not None  # noqa: S101 - encoded above
+        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+    ways: dict[str, Callable[[bytes], object]] = {
+        "chain": lambda data: decode_frame(data, preprocessing, FrameLimits()),
+        "whole": whole,
+    }
+    told = {}
+    with _one_thread():
+        for name, video in footage.items():
+            some = list(itertools.islice(_read_frames(video, _LARGE), _LARGE_FRAMES))
+            taken: dict[str, list[float]] = {way: [] for way in ways}
+            for _, (way, decode) in itertools.product(range(_TIMES), ways.items()):
+                costs: dict[str, float] = {}
+                with _timed(costs, way, len(some)):
+                    for data in some:
+                        decode(data)
+                taken[way].append(costs[way])
+            chain, other = (statistics.median(taken[way]) for way in ("chain", "whole"))
+            told[name] = {
+                "frame_bytes": round(statistics.mean(map(len, some))),
+                "chain_ms": round(chain, 2),
+                "whole_ms": round(other, 2),
+                "gain": round(other / chain, 2),
+            }
+    return told
+
+
 def room_clips(manifest: Manifest, count: int) -> npt.NDArray[np.uint8]:
     """Read the room's first clips as a detector takes them, uint8 (count, clip_frames, height, width, channels)."""
     decoded = [decode_frame(data, manifest.preprocessing, FrameLimits()) for data in room_frames()[:count]]
@@ -442,6 +493,16 @@ def page(told: dict[str, Any]) -> str:
             f"milliseconds are CPU time a frame. {about}.",
             "",
             *table(columns, rows),
+            "",
+            "Frames of 1920x1080 to the model's input, CPU milliseconds on one thread:",
+            "",
+            *table(
+                ("footage", "bytes a frame", "decoding chain", "whole grey picture, then shrunk", "times as fast"),
+                (
+                    [name, *(f"{one[key]:,}" for key in ("frame_bytes", "chain_ms", "whole_ms", "gain"))]
+                    for name, one in told["decoding_1080p"].items()
+                ),
+            ),
             "",
         ]
     )

@@ -2,7 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from deploy.bench import Rate, page, room_frames, summary
+from contract.frame import Preprocessing
+from deploy.bench import Rate, decoding_gains, page, room_frames, summary
 from deploy.bench_loops import LOOPS
 
 
@@ -38,13 +39,26 @@ def test_loops_are_compared_within_a_repetition_and_by_their_better_threads():
 def test_the_page_tells_each_preset():
     presets = {"balanced": summary([run(400)]), "fast": summary([run(800)])}
     told = {"versions": {"python": "3.11"}, "cores": 2, "frames": 6000, "peer_frames": 900, "precision": "fp32"}
-    told["presets"] = presets
+    told |= {
+        "presets": presets,
+        "decoding_1080p": {"room": {"frame_bytes": 1234, "chain_ms": 1.5, "whole_ms": 3, "gain": 2}},
+    }
     lines = page(told).splitlines()
     (balanced,) = (line for line in lines if line.startswith("| balanced |"))
     assert "| 400 (400 to 400) | 0.89 | 3.33, 2.50 | 3.33, 2.50 | 3.33, 2.50 | 0.44 |" in balanced
     assert balanced.endswith("| 4.50 | 0.20 | 0.60 | 1.20 | 2.00 | 0.20 |")
     assert any(line.startswith("| fast | 800") for line in lines)
     assert any("python 3.11" in line for line in lines)
+    assert "| room | 1,234 | 1.5 | 3 | 2 |" in lines
+
+
+def test_the_chain_is_compared_on_the_same_frames(monkeypatch, tmp_path):
+    monkeypatch.setenv("FRAMEWATCH_DATA", str(tmp_path))
+    told = decoding_gains(Preprocessing(height=128, width=192))
+    assert set(told) == {"the room, enlarged"}
+    assert told["the room, enlarged"]["frame_bytes"] > 50_000
+    one = told["the room, enlarged"]
+    assert one["gain"] == pytest.approx(one["whole_ms"] / one["chain_ms"], abs=0.02)
 
 
 def test_the_room_is_told_in_frames_of_one_size():
