@@ -111,6 +111,7 @@ def bench(
         "cores": cores_given(),
         "frames": frames,
         "peer_frames": peer_frames,
+        "frame_bytes": round(statistics.mean(map(len, encoded))),
         "precision": precision,
         "presets": results,
         "decoding_1080p": decoding,

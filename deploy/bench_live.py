@@ -2,6 +2,7 @@
 
 ``make bench-live`` runs it, with the footage and the models of ``make bench``, and writes docs/benchmarks/live.md.
 
+workers  frames/s of 1, 2 and 4 of them in one group on the backlog, beside what `deploy.sizing` simulates
 start    from the start of the process to its first score, its files in the cache already; median of five
 memory   resident, the highest while the worker does a backlog, and the highest in the backlog's first tenth
 delay    from a record's own time to that of its score, at half the rate at which the backlog was done; beside the
@@ -14,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -27,7 +29,8 @@ from contract.errors import FramewatchError
 from deploy.bench import OUT, fill_topic, fitted_bundle, frame_records, room_frames, stage_costs, versions
 from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics
 from deploy.measured import table
-from deploy.worker_process import WorkerProcess, peak_resident_bytes
+from deploy.sizing import Costs, simulate
+from deploy.worker_process import WorkerProcess, cpu_seconds, peak_resident_bytes
 from worker.cores import cores_given
 from worker.delivery import Delivery
 from worker.settings import BatchSettings, KafkaSettings
@@ -38,6 +41,9 @@ _STARTS: Final = 5
 _SHORT_BACKLOG, _SHORT_SECONDS = 800, 10.0
 _READY_SECONDS: Final = 60.0
 _LONGEST_SECONDS: Final = 3600.0
+_LOOK_EVERY_SECONDS: Final = 0.1
+_WORKERS: Final = (1, 2, 4)
+_GROUP_FRAMES: Final = 12_000
 _LIVE_TOPICS: Final = ("live", "live-scores")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -70,15 +76,30 @@ def bench_live(
             "backlog": backlog,
             "backlog_bytes": sum(len(record.value or b"") for record in frame_records(encoded, backlog)),
             "start_seconds": [_start_seconds(bundle, servers, number) for number in range(_STARTS + 1)][1:],
-            **_backlog_done(bundle, servers, backlog),
+            **_backlog_done(bundle, broker, backlog),
         }
-        costs = stage_costs(bundle, encoded, servers, "stages")
+        stages = stage_costs(bundle, encoded, servers, "stages")
+        parts = stages["kafka"], stages["decode"] + stages["motion"], stages["model"]
+        frame_bytes = told["backlog_bytes"] / backlog
+        costs = Costs(*parts, max(0.0, told["worker_cpu_ms"] - sum(parts)), told["broker_cpu_ms"], frame_bytes)
         rate = told["frames_per_second"] / 2
         told |= {
             "rate": rate,
             "seconds": seconds,
-            "bound_ms": bound_ms(rate, sum(costs[name] for name in ("decode", "motion", "model")), told["cores"]),
-            "delay_ms": _live_delays(bundle, servers, encoded, rate, seconds),
+            "workers": {
+                str(count): {
+                    "measured": told["frames_per_second"]
+                    if count == 1
+                    else _group_rate(bundle, servers, count, backlog),
+                    "simulated": simulate(costs, told["cores"], count).frames_per_second,
+                }
+                for count in _WORKERS
+            },
+            "bound_ms": bound_ms(rate, costs.prepare + costs.model, told["cores"]),
+            "delay_ms": {
+                **_live_delays(bundle, servers, encoded, rate, seconds),
+                "simulated": quantiles(simulate(costs, told["cores"], rate=rate).delays_ms),
+            },
         }
     if not short:
         PAGE.write_text(page(told), encoding="utf-8")
@@ -113,17 +134,55 @@ def _start_seconds(bundle: Path, servers: str, number: int) -> float:
     return float(taken)
 
 
-def _backlog_done(bundle: Path, servers: str, backlog: int) -> dict[str, float]:
-    with WorkerProcess(OUT, _settings(bundle, servers, "backlog", "frames", "scores")) as worker:
+def _backlog_done(bundle: Path, broker: LocalBroker, backlog: int) -> dict[str, float]:
+    settings = _settings(bundle, broker.bootstrap_servers, "backlog", "frames", "scores")
+    with WorkerProcess(OUT, settings) as worker:
         worker.wait_until_ready(_READY_SECONDS)
         worker.wait_until_finished(backlog // 10, _LONGEST_SECONDS)
         began, first, early = time.monotonic(), worker.finished_frames(), peak_resident_bytes(worker.pid)
+        used = [cpu_seconds(pid) for pid in (worker.pid, broker.pid)]
         worker.wait_until_finished(backlog, _LONGEST_SECONDS)
-        rate = (backlog - first) / (time.monotonic() - began)
+        done, seconds = backlog - first, time.monotonic() - began
+        worker_ms, broker_ms = (
+            (cpu_seconds(pid) - before) / done * 1000
+            for pid, before in zip((worker.pid, broker.pid), used, strict=True)
+        )
         late = peak_resident_bytes(worker.pid)
         worker.stop()
-    _console.print(f"backlog: {rate:.0f} frames/s, {late / 2**20:.0f} MiB", highlight=False)
-    return {"frames_per_second": rate, "resident_bytes_early": early, "resident_bytes": late}
+    _console.print(f"backlog: {done / seconds:.0f} frames/s, {late / 2**20:.0f} MiB", highlight=False)
+    return {
+        "frames_per_second": done / seconds,
+        "worker_cpu_ms": worker_ms,
+        "broker_cpu_ms": broker_ms,
+        "resident_bytes_early": early,
+        "resident_bytes": late,
+    }
+
+
+def _group_rate(bundle: Path, servers: str, count: int, backlog: int) -> float:
+    """Rate of several workers in one group, once all have partitions."""
+    frames = min(backlog, _GROUP_FRAMES)
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(
+                WorkerProcess(OUT, _settings(bundle, servers, f"group-{count}", "frames", "scores"), f"worker-{number}")
+            )
+            for number in range(count)
+        ]
+        for worker in running:
+            worker.wait_until_ready(_READY_SECONDS)
+
+        def finished() -> int:
+            return sum(worker.finished_frames() for worker in running)
+
+        while finished() < frames // 5:
+            time.sleep(_LOOK_EVERY_SECONDS)
+        began, first = time.monotonic(), finished()
+        while (now := finished()) < frames * 9 // 10:
+            time.sleep(_LOOK_EVERY_SECONDS)
+        rate = (now - first) / (time.monotonic() - began)
+    _console.print(f"{count} workers: {rate:.0f} frames/s", highlight=False)
+    return rate
 
 
 def bound_ms(rate: float, frame_ms: float, cores: int, batch: BatchSettings | None = None) -> float:
@@ -188,6 +247,7 @@ def page(told: dict[str, Any]) -> str:
         ["resident at most, MiB", f"{told['resident_bytes'] / mebibyte:.0f}"],
         ["the same in the first tenth", f"{told['resident_bytes_early'] / mebibyte:.0f}"],
     ]
+    workers = [[count, f"{one['measured']:.0f}", f"{one['simulated']:.0f}"] for count, one in told["workers"].items()]
     delays = [
         [name, *(f"{one[quantile]:.0f}" for quantile in QUANTILES), f"{told['bound_ms']:.0f}"]
         for name, one in told["delay_ms"].items()
@@ -205,6 +265,8 @@ def page(told: dict[str, Any]) -> str:
             f"A backlog of {told['backlog']:,} frames, {told['backlog_bytes'] / 2**30:.2g} GiB:",
             "",
             *table(("", "measured"), figures),
+            "",
+            *table(("workers in one group", "frames/s", "simulated"), workers),
             "",
             f"Delay at {told['rate']:.0f} frames/s for {told['seconds']:.0f} s, milliseconds:",
             "",

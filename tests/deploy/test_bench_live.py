@@ -40,6 +40,7 @@ def test_the_page_tells_every_figure():
         "backlog_bytes": 2**30,
         "start_seconds": [2.0, 3.0, 2.5],
         "frames_per_second": 360.0,
+        "workers": {"1": {"measured": 360.0, "simulated": 370.0}, "2": {"measured": 365.0, "simulated": 380.0}},
         "resident_bytes": 500 * 2**20,
         "resident_bytes_early": 490 * 2**20,
         "rate": 180.0,
@@ -50,5 +51,6 @@ def test_the_page_tells_every_figure():
     lines = page(told).splitlines()
     assert "| start to first score, s | 2.5 (2.0 to 3.0) |" in lines
     assert "| resident at most, MiB | 500 |" in lines
+    assert "| 2 | 365 | 380 |" in lines
     assert "| second half | 40 | 80 | 99 | 86 |" in lines
     assert max(map(len, lines)) < 120
