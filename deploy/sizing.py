@@ -3,7 +3,8 @@
 ``python -m deploy.sizing --costs FILE`` prints the table, FILE being what ``make bench`` printed on such a machine as
 is meant. `simulate` runs workers as they are built (`worker.loop`, `worker.pipeline`) in simulated time: batches by
 size and deadline, three steps that overlap with one batch between two of them, a crew of as many threads as there are
-cores. A thread at work takes a core; nothing else is lost. ``make bench-live`` sets its figures beside measured ones.
+cores. A thread at work takes a core, and Python's own work its interpreter; nothing else is lost. ``make bench-live``
+sets its figures beside measured ones.
 """
 
 import json
@@ -112,6 +113,7 @@ class _Worker:
         self._cores = cores
         self._threads = threads
         self._crew = simpy.Resource(env, threads)
+        self._interpreter = simpy.Resource(env, 1)
         self._costs = costs
         self._batch = batch
         self._incoming = simpy.Store(env)
@@ -144,7 +146,8 @@ class _Worker:
                         came.append(cast("float", one.value))
                     else:
                         one.cancel()
-            yield from self._run((self._costs.kafka + self._costs.broker) * len(came))
+            yield from self._run(self._costs.broker * len(came))
+            yield from self._held(self._interpreter, self._costs.kafka * len(came))
             yield queue.put(came)
 
     def _work(self, step: Any, queue: simpy.Store, following: simpy.Store | None) -> Steps:  # noqa: ANN401
@@ -163,18 +166,18 @@ class _Worker:
         yield from self._share(len(batch), self._costs.model, _CLIPS_AT_ONCE)
 
     def _publish(self, batch: Sequence[float]) -> Steps:
-        yield from self._run(self._costs.other * len(batch))
+        yield from self._held(self._interpreter, self._costs.other * len(batch))
         yield self._env.timeout(_ACKNOWLEDGED_MS)
         self.delays_ms += [(self._env.now, self._env.now - came) for came in batch]
 
     def _share(self, frames: int, frame_ms: float, at_once: int) -> Steps:
         """Let the crew take so many frames at a time."""
         sizes = [min(at_once, frames - start) for start in range(0, frames, at_once)]
-        yield self._env.all_of([self._env.process(self._crewed(size * frame_ms)) for size in sizes])
+        yield self._env.all_of([self._env.process(self._held(self._crew, size * frame_ms)) for size in sizes])
 
-    def _crewed(self, milliseconds: float) -> Steps:
-        with self._crew.request() as thread:
-            yield thread
+    def _held(self, what: simpy.Resource, milliseconds: float) -> Steps:
+        with what.request() as turn:
+            yield turn
             yield from self._run(milliseconds)
 
     def _run(self, milliseconds: float) -> Steps:

@@ -34,6 +34,12 @@ def test_a_worker_on_more_cores_does_more_until_one_of_its_threads_is_behind():
     assert simulate(slow_fetch, 16, workers=2).frames_per_second == pytest.approx(400, rel=0.03)
 
 
+def test_python_s_own_work_is_one_thread_s_at_a_time():
+    python = Costs(kafka=1.0, prepare=0.5, model=0.5, other=1.0, broker=0.0, frame_bytes=1.0)
+    assert simulate(python, 32).frames_per_second == pytest.approx(500, rel=0.05)
+    assert simulate(python, 32, workers=4).frames_per_second == pytest.approx(2000, rel=0.05)
+
+
 def test_what_comes_is_done_if_there_is_time_and_waits_for_the_deadline():
     calm = simulate(COSTS, 2, rate=50)
     assert calm.frames_per_second == pytest.approx(50, rel=0.05)
