@@ -79,7 +79,7 @@ SCORINGS: Final[dict[str, Scoring]] = {
     "the distance of latents alone": Scoring((2,), _of_all, _highest),
     "both and the distance of latents": Scoring((0, 1, 2), _of_all, _root_of_squares),
 }
-"""By what they score with; what is shipped is both streams in one spread each, the root of the sum of squares."""
+"""By what they score with; shipped is both in one spread each, the root of the sum of squares over the normal share."""
 
 
 class LatentDistance:
