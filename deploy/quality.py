@@ -77,9 +77,9 @@ class Method:
     folder: str
     settings: dict[str, Any]
 
-    def command(self, seed: int) -> str:
-        """How a reader repeats the fit."""
-        given = json.dumps(self.settings)
+    def command(self, seed: int, minutes: float | None = None) -> str:
+        """How a reader repeats the fit, ``minutes`` where they are not the preset's."""
+        given = json.dumps({**self.settings, **({} if minutes is None else {"minutes": minutes})})
         return f"`trainer fit {self.folder}/train --config FILE --seed {seed}`, FILE holding `{given}`"
 
 
@@ -141,7 +141,7 @@ def _measure(method: Method, dataset: Dataset, seed: int, minutes: float | None,
         "dataset": dataset.name,
         "method": method.name,
         "seed": seed,
-        "command": method.command(seed),
+        "command": method.command(seed, minutes),
         "fit_minutes": seconds / 60,
         "milliseconds_a_frame": milliseconds_a_frame(bundles["fp32"], dataset),
     }

@@ -47,6 +47,7 @@ def test_exported_precisions_stand_beside_pytorch():
 def test_every_row_s_settings_are_those_of_a_fit(method):
     assert FitSettings(**method.settings, seed=1).preset == method.settings["preset"]
     assert json.dumps(method.settings) in method.command(1)
+    assert '"minutes": 3.0}' in method.command(1, 3.0)
 
 
 def test_a_frame_is_timed_from_its_bytes(tiny_bundle: TinyBundle):
