@@ -462,6 +462,11 @@ def versions() -> dict[str, str]:
     }
 
 
+def say_versions(told: dict[str, Any]) -> str:
+    """Say what `versions` named in what a benchmark told."""
+    return ", ".join(f"{name} {version}" for name, version in told["versions"].items())
+
+
 def page(told: dict[str, Any]) -> str:
     """Write the figures as a page."""
     rows = [
@@ -483,7 +488,7 @@ def page(told: dict[str, Any]) -> str:
         "worker, ms", "Kafka, ms", "decoding, ms", "motion, ms", "model, ms", "broker, cores",
     )  # fmt: skip
     repetitions = next(iter(told["presets"].values()))["repetitions"]
-    about = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
+    about = say_versions(told)
     return "\n".join(
         [
             "# The worker's speed",

@@ -26,7 +26,16 @@ from rich.console import Console
 
 from contract.command_line import run_command_line
 from contract.errors import FramewatchError
-from deploy.bench import OUT, fill_topic, fitted_bundle, frame_records, room_frames, stage_costs, versions
+from deploy.bench import (
+    OUT,
+    fill_topic,
+    fitted_bundle,
+    frame_records,
+    room_frames,
+    say_versions,
+    stage_costs,
+    versions,
+)
 from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics
 from deploy.measured import table
 from deploy.sizing import Costs, simulate
@@ -41,7 +50,6 @@ _STARTS: Final = 5
 _SHORT_BACKLOG, _SHORT_SECONDS = 800, 10.0
 _READY_SECONDS: Final = 60.0
 _LONGEST_SECONDS: Final = 3600.0
-_LOOK_EVERY_SECONDS: Final = 0.1
 _WORKERS: Final = (1, 2, 4)
 _GROUP_FRAMES: Final = 12_000
 _LIVE_TOPICS: Final = ("live", "live-scores")
@@ -79,9 +87,7 @@ def bench_live(
             **_backlog_done(bundle, broker, backlog),
         }
         stages = stage_costs(bundle, encoded, servers, "stages")
-        parts = stages["kafka"], stages["decode"] + stages["motion"], stages["model"]
-        frame_bytes = told["backlog_bytes"] / backlog
-        costs = Costs(*parts, max(0.0, told["worker_cpu_ms"] - sum(parts)), told["broker_cpu_ms"], frame_bytes)
+        costs = Costs.measured(stages, told["worker_cpu_ms"], told["broker_cpu_ms"], told["backlog_bytes"] / backlog)
         rate = told["frames_per_second"] / 2
         told |= {
             "rate": rate,
@@ -172,15 +178,16 @@ def _group_rate(bundle: Path, servers: str, count: int, backlog: int) -> float:
         for worker in running:
             worker.wait_until_ready(_READY_SECONDS)
 
-        def finished() -> int:
-            return sum(worker.finished_frames() for worker in running)
+        def wait_until_finished(least: int) -> int:
+            def seen() -> int | None:
+                done = sum(worker.finished_frames() for worker in running)
+                return done if done >= least else None
 
-        while finished() < frames // 5:
-            time.sleep(_LOOK_EVERY_SECONDS)
-        began, first = time.monotonic(), finished()
-        while (now := finished()) < frames * 9 // 10:
-            time.sleep(_LOOK_EVERY_SECONDS)
-        rate = (now - first) / (time.monotonic() - began)
+            return running[0].wait_until(seen, _LONGEST_SECONDS, f"done with {least} frames, the others' included")
+
+        first, began = wait_until_finished(frames // 5), time.monotonic()
+        last = wait_until_finished(frames * 9 // 10)
+        rate = (last - first) / (time.monotonic() - began)
     _console.print(f"{count} workers: {rate:.0f} frames/s", highlight=False)
     return rate
 
@@ -213,7 +220,10 @@ def _live_delays(
     )
     delays: list[float] = []
     while len(delays) < sent:
-        for part in consumer.poll(5000).values():
+        polled = consumer.poll(5000)
+        if not polled:
+            raise FramewatchError(f"{len(delays)} of {sent} frames came to a score; see {OUT}/worker.log")
+        for part in polled.values():
             delays += [record.timestamp - json.loads(record.value)["captured_at_ms"] for record in part]
     consumer.close()
     half = len(delays) // 2
@@ -258,9 +268,7 @@ def page(told: dict[str, Any]) -> str:
             "",
             "Written by `make bench-live`; `deploy/bench_live.py` says what each figure is. Preset",
             f"`{told['preset']}`, JPEG frames of 640x360, four cameras in the room, a real Kafka on the",
-            f"{told['cores']} cores. "
-            + ", ".join(f"{name} {version}" for name, version in told["versions"].items())
-            + ".",
+            f"{told['cores']} cores. {say_versions(told)}.",
             "",
             f"A backlog of {told['backlog']:,} frames, {told['backlog_bytes'] / 2**30:.2g} GiB:",
             "",

@@ -25,7 +25,7 @@ from contract.command_line import run_command_line
 from contract.errors import FramewatchError
 from contract.manifest import Precision, open_bundle
 from contract.runtime import Detector, gpu_present
-from deploy.bench import fill_topic, fitted_bundle, room_clips, room_frames, versions, worker_rate
+from deploy.bench import fill_topic, fitted_bundle, room_clips, room_frames, say_versions, versions, worker_rate
 from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics
 from deploy.measured import table
 from trainer.checkpoint import load_checkpoint
@@ -176,7 +176,7 @@ def page(told: dict[str, Any], measured: dict[str, Measured]) -> str:
         ]
         for precision, one in measured.items()
     ]
-    about = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
+    about = say_versions(told)
     end_to_end = "{:.0f} frames/s, the GPU busy for {:.0f}% of the time".format(
         told["worker_frames_per_second"], told["utilisation_percent"]
     )

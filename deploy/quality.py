@@ -135,7 +135,8 @@ def _measure(method: Method, dataset: Dataset, seed: int, minutes: float | None,
     started = time.monotonic()
     fit(dataset.train, str(method.folder), settings, folder / "run", _console)
     seconds = time.monotonic() - started
-    metrics = evaluate(open_model(folder / "run", "auto"), dataset.test, dataset.labels, folder / "report", _console)
+    model = open_model(folder / "run", "auto")
+    metrics = evaluate(model, dataset.test, dataset.labels, folder / "report", _console)
     bundles = {precision: _bundle(folder, precision) for precision in (PRECISIONS if precisions else PRECISIONS[:1])}
     result = {
         "dataset": dataset.name,
@@ -147,7 +148,7 @@ def _measure(method: Method, dataset: Dataset, seed: int, minutes: float | None,
     }
     if dataset.kind == "images":
         clips = equally_light(dataset)
-        equal = evaluate(open_model(folder / "run", "auto"), clips, dataset.labels, folder / "equal-light", _console)
+        equal = evaluate(model, clips, dataset.labels, folder / "equal-light", _console)
         result |= {name: metrics.get(name) for name in _OF_PICTURES}
         result |= {
             "frame_auroc_equal_light": equal["frame_auroc"],

@@ -10,8 +10,8 @@ sets its figures beside measured ones.
 import json
 import math
 import sys
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, cast
 
@@ -58,6 +58,12 @@ class Costs:
     frame_bytes: float
 
     @classmethod
+    def measured(cls, stages_ms: Mapping[str, float], worker_ms: float, broker_ms: float, frame_bytes: float) -> Self:
+        """Take what `deploy.bench.stage_costs` measured; what a worker used beyond it is ``other``."""
+        parts = stages_ms["kafka"], stages_ms["decode"] + stages_ms["motion"], stages_ms["model"]
+        return cls(*parts, max(0.0, worker_ms - sum(parts)), broker_ms, frame_bytes)
+
+    @classmethod
     def of_bench(cls, told: dict[str, Any], preset: str) -> Self:
         """Read what ``make bench`` printed.
 
@@ -66,10 +72,8 @@ class Costs:
         """
         try:
             one = told["presets"][preset]
-            stages = one["stage_cpu_ms"]
-            parts = stages["kafka"], stages["decode"] + stages["motion"], stages["model"]
-            broker = one["broker_cores"] / one["frames_per_second"] * 1000
-            return cls(*parts, max(0.0, one["worker_cpu_ms"] - sum(parts)), broker, told["frame_bytes"])
+            broker_ms = one["broker_cores"] / one["frames_per_second"] * 1000
+            return cls.measured(one["stage_cpu_ms"], one["worker_cpu_ms"], broker_ms, told["frame_bytes"])
         except (KeyError, TypeError) as error:
             raise ConfigError(f"--costs holds no {error} of preset {preset}; give what `make bench` printed") from error
 
@@ -247,7 +251,7 @@ def plan(cameras: int, rate: float, costs: Costs, cores: int) -> Plan:
         costs: Of a frame.
         cores: Of a worker's machine; it is given 70% of the load that it can bear.
     """
-    apart = Costs(costs.kafka, costs.prepare, costs.model, costs.other, 0.0, costs.frame_bytes)
+    apart = replace(costs, broker=0.0)
     frames = cameras * rate
     most = simulate(apart, cores).frames_per_second
     workers = math.ceil(frames / (_LOAD * most))

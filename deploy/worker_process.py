@@ -94,11 +94,11 @@ class WorkerProcess:
             ports = [json.loads(line).get("http_port") for line in lines if '"http_port"' in line]
             return ports[0] if ports and _fetch(ports[0], "/readyz") is not None else None
 
-        self._port = self._wait_for(port_when_ready, seconds, "ready")
+        self._port = self.wait_until(port_when_ready, seconds, "ready")
 
     def wait_until_finished(self, frames: int, seconds: float) -> None:
         """Wait until so many frames are finished; raises as `wait_until_ready` does."""
-        self._wait_for(lambda: self.finished_frames() >= frames or None, seconds, f"done with {frames} frames")
+        self.wait_until(lambda: self.finished_frames() >= frames or None, seconds, f"done with {frames} frames")
 
     def finished_frames(self) -> int:
         """Frames finished so far, whatever became of them."""
@@ -130,7 +130,17 @@ class WorkerProcess:
         assert self._child is not None, "the worker is not started"  # noqa: S101
         return self._child
 
-    def _wait_for(self, see: Callable[[], _T | None], seconds: float, what: str) -> _T:
+    def wait_until(self, see: Callable[[], _T | None], seconds: float, what: str) -> _T:
+        """Look until something is seen, and return it.
+
+        Args:
+            see: Gives None until then.
+            seconds: How long.
+            what: The worker is to be, for the message.
+
+        Raises:
+            WorkerProcessError: The worker ended, or it was not seen in time.
+        """
         ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at:
             found = see()

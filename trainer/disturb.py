@@ -271,9 +271,9 @@ def _scar(here: _Split, there: _Split, random: torch.Generator) -> _Split:
     elsewhere = pictures.roll(shift, (-2, -1))
     texture = torch.where(_chance(0.5, pictures, random), elsewhere, there.pictures)
     shade = between(-0.25, 0.25, pictures, random)
-    texture = (texture - pictures.mean((-2, -1), keepdim=True)) * between(0.3, 1.3, pictures, random) + shade
-    texture = (texture + pictures.mean((-2, -1), keepdim=True)).clamp(0, 1)
-    return _Split(torch.lerp(pictures, texture, shape), here.motion)
+    mean = pictures.mean((-2, -1), keepdim=True)
+    texture = (texture - mean) * between(0.3, 1.3, pictures, random) + shade + mean
+    return _Split(torch.lerp(pictures, texture.clamp(0, 1), shape), here.motion)
 
 
 def _thin_shapes(images: Tensor, random: torch.Generator) -> Tensor:

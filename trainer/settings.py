@@ -38,7 +38,7 @@ class FitSettings(Settings):
     pseudo_anomalies: tuple[PseudoAnomaly, ...] = PSEUDO_ANOMALIES
     """What is put into the training frames, to be redrawn without it and told by the comparator: what moves as when
     frames are skipped, what moves faster, what moves elsewhere, foreign pieces, a cover over all. Without motion the
-    last two alone."""
+    last two and thin scars."""
 
     augment: bool = True
     """Whether the training frames are also shown in other light, sharpness and noise, and as footage starts, so that a
