@@ -35,12 +35,12 @@ _WITH_MOTION: Final[tuple[PseudoAnomaly, ...]] = ("skip-frame", "faster", "displ
 
 _UNDISTURBED: Final = 0.25
 _SHARES: Final[dict[PseudoAnomaly, float]] = {
-    "skip-frame": 0.24,
-    "faster": 0.16,
-    "displaced": 0.15,
-    "foreign": 0.2,
+    "skip-frame": 0.2,
+    "faster": 0.1,
+    "displaced": 0.05,
+    "foreign": 0.45,
     "covered": 0.04,
-    "scar": 0.4,
+    "scar": 0.9,
 }
 _SLOW_PX_A_FRAME: Final = 0.25
 _SLOW_LEVELS: Final = 8.0

@@ -57,7 +57,7 @@ def test_the_same_state_gives_the_same_disturbances():
 def test_some_move_faster_while_their_picture_stays():
     model = config()
     before = images(model, 400)
-    after = disturb(before, model, torch.Generator().manual_seed(0)).images
+    after = disturb(before, model, torch.Generator().manual_seed(0), ["faster"]).images
     same_picture = (after[:, 0] - before[:, 0]).abs().flatten(1).amax(1) < 1e-6
     level = after[:, 1, 24:40, 40:56].flatten(1).amax(1) * 255 - FLOW_NEUTRAL
     assert (same_picture & (level > 40)).float().mean() > 0.15
@@ -130,7 +130,7 @@ def test_what_rests_does_not_become_noisier_where_things_move_faster():
     before = images(model, 400)
     noise = torch.randn(before[:, 1:].shape, generator=torch.Generator().manual_seed(5)) / 255
     before[:, 1:] += noise
-    after = disturb(before, model, torch.Generator().manual_seed(0)).images
+    after = disturb(before, model, torch.Generator().manual_seed(0), ["faster"]).images
     faster = ((after[:, 0] - before[:, 0]).abs().flatten(1).amax(1) < 1e-6) & (
         (after[:, 1, 24:40, 40:56] - before[:, 1, 24:40, 40:56]).abs().flatten(1).amax(1) > 20 / 255
     )
