@@ -81,6 +81,29 @@ class Event:
     updates: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Following:
+    """All that a tracker keeps while an event is pending.
+
+    Attributes:
+        event: The open event, or the stretch that may become one.
+        is_open: Which of the two.
+        told_score: Peak score when the event was last told of.
+        told_at: Position of the frame then.
+    """
+
+    event: Event
+    is_open: bool
+    told_score: float
+    told_at: int
+
+    def before(self, position: int) -> "Following":
+        """The same with positions counted from another one."""
+        one = self.event
+        event = Event(one.first - position, one.last - position, one.peak - position, one.peak_score, one.updates)
+        return Following(event, self.is_open, self.told_score, self.told_at - position)
+
+
 @dataclass(slots=True)
 class EventTracker:
     """Follows one camera's scores and says when an event starts, rises and ends.
@@ -105,6 +128,17 @@ class EventTracker:
     def pending(self) -> Event | None:
         """The open event, or the stretch that may become one."""
         return self._open or self._candidate
+
+    @property
+    def following(self) -> Following | None:
+        """What another tracker needs to go on from here; None where no event is pending."""
+        event = self.pending
+        return Following(event, self._open is not None, self._told_score, self._told_at) if event else None
+
+    def resume(self, following: Following) -> None:
+        """Go on from where another tracker was; to be called before the first frame."""
+        self._open, self._candidate = (following.event, None) if following.is_open else (None, following.event)
+        self._told_score, self._told_at = following.told_score, following.told_at
 
     def update(self, position: int, score: float) -> tuple[Transition, Event] | None:
         """Take the next frame's score.

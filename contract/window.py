@@ -7,8 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from contract.frame import Frame, Preprocessing
+from contract.frame import FLOW_FRAMES, Frame, Preprocessing
 from contract.motion import MotionChannels
+
+
+def frames_before(clip_frames: int, preprocessing: Preprocessing) -> int:
+    """Number of a camera's frames before the next one that its clip depends on."""
+    return clip_frames - 1 + (0 if preprocessing.motion == "none" else FLOW_FRAMES)
 
 
 class ClipWindow:

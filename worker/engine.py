@@ -1,6 +1,9 @@
 """The per-frame core: frames in, scores and alerts out. It does no I/O; ``run`` and ``score`` share it."""
 
+import itertools
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,13 +18,18 @@ from contract.event import Event, EventRule, EventTracker, Transition, rule_vers
 from contract.frame import FrameLimits, decode_frame, read_frame_header
 from contract.manifest import Bundle
 from contract.scoring import FloatArray, anomalous_area, anomalous_boxes, severity
-from contract.window import ClipWindow, ComingClip
+from contract.window import ClipWindow, ComingClip, frames_before
 from worker.cores import Crew
 from worker.pictures import heat_map, snapshot
+from worker.state import CameraState, PartitionState, Place, pack, unpack
 
 _DEFAULT_PICTURE_BYTES: Final = 192 * 1024
 _DEFAULT_CAMERAS: Final = 4096
 _CLIPS_AT_ONCE: Final = 8
+_READ_AT_ONCE: Final = 64
+READ_BACK_FRAMES: Final = 4096
+"""Frames of a partition that are read back at the most to fill its cameras' clips; a camera whose last frames lie
+before them begins its clip anew."""
 
 
 class BatchScorer(Protocol):
@@ -85,17 +93,32 @@ class _Peak:
     anomaly_map: FloatArray
 
 
+class _Reached(NamedTuple):
+    """A scored frame of a pending event.
+
+    Attributes:
+        place: Where it stands.
+        from_offset: Offset of the earliest frame that its score depends on.
+    """
+
+    place: Place
+    from_offset: int
+
+
 @dataclass(slots=True)
 class _Camera:
     """What is kept of one camera between frames: a clip, a few numbers, and the peak frame of an open event."""
 
+    camera_id: str
     window: ClipWindow
     tracker: EventTracker
     # Number of the batch that held the camera's last frame.
     batch: int = 0
     scored: int = 0
-    # Position of a frame among those scored, to its offset and capture time; for the pending event alone.
-    places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    # Offsets of the last frames, as many as the next one's score depends on.
+    recent: deque[int] = field(default_factory=deque)
+    # Frames of the pending event, by their positions among those scored.
+    reached: dict[int, _Reached] = field(default_factory=dict)
     peak: _Peak | None = None
 
 
@@ -182,6 +205,7 @@ class Engine:
         self._release = min(manifest.calibration.release_threshold, self.threshold)
         self._rule = event_rule or manifest.event_rule
         self._limits = limits or FrameLimits()
+        self._digest_half = self._bundle.digest.removeprefix("sha256:")[:32]
         self._rule_version = rule_version(self._rule, self.threshold, self._release)
         self._picture_max_bytes = picture_max_bytes
         self._max_cameras = max_cameras
@@ -189,7 +213,11 @@ class Engine:
         self._on_stage = on_stage or (lambda _stage, _seconds: None)
         # In the order of their last frames, the longest idle first.
         self._cameras: dict[tuple[str, int, str], _Camera] = {}
+        # The same by partition.
+        self._at: dict[tuple[str, int], dict[str, _Camera]] = {}
+        self._cameras_lock = threading.Lock()
         self._prepared = self._followed = 0
+        self._frames_before = frames_before(manifest.shape.clip_frames, manifest.preprocessing)
 
     def process(self, frames: Sequence[IncomingFrame]) -> list[Outcome]:
         """Score frames and say what they tell, in the order given; a camera's frames must come in theirs.
@@ -259,13 +287,109 @@ class Engine:
             if told is not None:
                 alerts.append(self._alert(topic, partition, camera_id, camera, *told))
         self._cameras.clear()
+        self._at.clear()
         return alerts
+
+    def state(self, topic: str, partition: int, next_offset: int, max_bytes: int) -> tuple[str, int]:
+        """Write down what is kept of a partition's cameras after the last batch that was followed.
+
+        Args:
+            topic: Topic.
+            partition: Partition.
+            next_offset: Offset after the last frame that was followed.
+            max_bytes: Size that the text may have.
+
+        Returns:
+            Text for `restore`, and for how many cameras with an event pending it has no room.
+        """
+        horizon = next_offset - READ_BACK_FRAMES
+        with self._cameras_lock:
+            here = tuple(self._at.get((topic, partition), {}).values())
+        reaching = (camera.recent[0] for camera in here if camera.recent)
+        read_from = min((offset for offset in reaching if offset >= horizon), default=next_offset)
+        pending = tuple(state for camera in here if (state := _state_of(camera)) is not None)
+        return pack(PartitionState(self._digest_half, self._rule_version, read_from, pending), next_offset, max_bytes)
+
+    def restore(
+        self, topic: str, partition: int, text: str, next_offset: int,
+        read: Callable[[int, int], Iterable[IncomingFrame]],
+    ) -> int:  # fmt: skip
+        """Go on from what another engine, or this one, wrote down with `state`; to be called as `prepare` is.
+
+        Where the text is of another bundle or rule, only the clips are filled.
+
+        Args:
+            topic: Topic.
+            partition: Partition.
+            text: What was written.
+            next_offset: Offset with which it was committed.
+            read: Reads the partition's frames from one offset to before another, in their order, as far as they are
+                still there.
+
+        Returns:
+            The number of events that go on.
+        """
+        saved = unpack(text, next_offset)
+        if saved is None:
+            return 0
+        begins_at = max(0, saved.read_from, next_offset - READ_BACK_FRAMES)
+        self._fill_windows(iter(read(begins_at, next_offset)))
+        if (saved.bundle, saved.rule_version) != (self._digest_half, self._rule_version):
+            return 0
+        return sum(self._resume(topic, partition, state, read) for state in saved.cameras)
+
+    def _resume(
+        self, topic: str, partition: int, state: CameraState, read: Callable[[int, int], Iterable[IncomingFrame]]
+    ) -> bool:
+        try:
+            camera = self._camera(topic, partition, state.camera_id)
+        except FrameError:
+            return False
+        event = state.following.event
+        camera.tracker.resume(state.following)
+        # What a frame's score depends on matters for the peak alone.
+        camera.reached = {
+            event.first: _Reached(state.first, state.first.offset),
+            event.last: _Reached(state.last, state.last.offset),
+            event.peak: _Reached(state.peak, state.peak_from),
+        }
+        frames = read(max(0, state.peak_from), state.peak.offset + 1)
+        camera.peak = self._peak([one for one in frames if one.camera_id == state.camera_id])
+        return True
+
+    def _fill_windows(self, frames: Iterator[IncomingFrame]) -> None:
+        last: dict[str, deque[tuple[IncomingFrame, _Picture]]] = {}
+        while chunk := list(itertools.islice(frames, _READ_AT_ONCE)):
+            for frame, picture in zip(chunk, self._crew.map(self._decode, chunk), strict=True):
+                if not isinstance(picture, FrameError):
+                    last.setdefault(frame.camera_id, deque(maxlen=self._frames_before)).append((frame, picture))
+        clips = []
+        for frame, picture in itertools.chain.from_iterable(last.values()):
+            admitted = self._admit(frame, picture)
+            if not isinstance(admitted, FrameError):
+                admitted.camera.recent.append(frame.offset)
+                clips.append(admitted.clip)
+        self._crew.map(lambda clip: clip.measure(), clips)
+
+    def _peak(self, frames: Sequence[IncomingFrame]) -> _Peak | None:
+        """Decode and score a peak's frame, the last, anew."""
+        window = self._window()
+        clip = None
+        for frame in frames:
+            picture = self._decode(frame)
+            if not isinstance(picture, FrameError):
+                clip = window.take(picture.pixels)
+                clip.measure()
+        if clip is None:
+            return None
+        return _Peak(frames[-1].data or b"", self._score_clips([clip])[1][0].copy())
 
     def forget(self, partitions: Iterable[tuple[str, int]]) -> None:
         """Drop what is kept of the cameras of partitions that another worker now has."""
-        gone = set(partitions)
-        for key in [key for key in self._cameras if key[:2] in gone]:
-            del self._cameras[key]
+        with self._cameras_lock:
+            for topic, partition in partitions:
+                for camera_id in self._at.pop((topic, partition), {}):
+                    del self._cameras[topic, partition, camera_id]
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -286,7 +410,7 @@ class Engine:
         if isinstance(picture, FrameError):
             return picture
         try:
-            camera = self._camera(frame)
+            camera = self._camera(frame.topic, frame.partition, frame.camera_id)
         except FrameError as error:
             return error
         return _Decoded(camera, camera.window.take(picture.pixels), picture.trailing_bytes)
@@ -303,16 +427,22 @@ class Engine:
         alerts = self._follow(one.camera, frame, score, anomaly_map)
         return Outcome(frame, score, score >= self.threshold, alerts=alerts, trailing_bytes=one.trailing_bytes)
 
-    def _camera(self, frame: IncomingFrame) -> _Camera:
-        key = frame.topic, frame.partition, frame.camera_id
-        camera = self._cameras.pop(key, None)
-        if camera is None:
-            self._make_room()
-            tracker = EventTracker(self._rule, self.threshold, self._release)
-            camera = _Camera(ClipWindow(self._manifest.shape.clip_frames, self._manifest.preprocessing), tracker)
-        camera.batch = self._prepared
-        self._cameras[key] = camera
+    def _camera(self, topic: str, partition: int, camera_id: str) -> _Camera:
+        key = topic, partition, camera_id
+        camera = self._cameras.get(key)
+        with self._cameras_lock:
+            if camera is None:
+                self._make_room()
+                tracker = EventTracker(self._rule, self.threshold, self._release)
+                camera = _Camera(camera_id, self._window(), tracker, recent=deque(maxlen=self._frames_before))
+                self._at.setdefault((topic, partition), {})[camera_id] = camera
+            camera.batch = self._prepared
+            self._cameras.pop(key, None)
+            self._cameras[key] = camera
         return camera
+
+    def _window(self) -> ClipWindow:
+        return ClipWindow(self._manifest.shape.clip_frames, self._manifest.preprocessing)
 
     def _make_room(self) -> None:
         if len(self._cameras) < self._max_cameras:
@@ -322,7 +452,8 @@ class Engine:
                 # Its scores are not told yet, and may begin an event; so may those of all after it.
                 break
             if camera.tracker.pending is None:
-                del self._cameras[key]
+                topic, partition, camera_id = key
+                del self._cameras[key], self._at[topic, partition][camera_id]
                 return
         raise FrameError(
             "too_many_cameras", f"{len(self._cameras)} cameras are followed already, max_cameras allows no more"
@@ -332,18 +463,20 @@ class Engine:
         self, camera: _Camera, frame: IncomingFrame, score: float, anomaly_map: FloatArray
     ) -> tuple[Alert, ...]:
         position, camera.scored = camera.scored, camera.scored + 1
+        from_offset = camera.recent[0] if camera.recent else frame.offset
+        camera.recent.append(frame.offset)
         told = camera.tracker.update(position, score)
         event = told[1] if told is not None else camera.tracker.pending
         if event is None:
-            camera.places.clear()
+            camera.reached.clear()
             camera.peak = None
             return ()
-        camera.places[position] = frame.offset, frame.captured_at_ms
+        camera.reached[position] = _Reached(Place(frame.offset, frame.captured_at_ms), from_offset)
         if event.peak == position:
             # A copy, for the map is a view that would keep its whole batch's.
             camera.peak = _Peak(frame.data or b"", anomaly_map.copy())
         kept = {event.first, event.peak, event.last}
-        camera.places = {place: where for place, where in camera.places.items() if place in kept}
+        camera.reached = {place: reached for place, reached in camera.reached.items() if place in kept}
         if told is None:
             return ()
         at_ms = frame.captured_at_ms
@@ -354,7 +487,7 @@ class Engine:
         at_ms: int | None = None,
     ) -> Alert:  # fmt: skip
         (first, first_ms), (peak, peak_ms), (last, last_ms) = (
-            camera.places[place] for place in (event.first, event.peak, event.last)
+            camera.reached[place].place for place in (event.first, event.peak, event.last)
         )
         calibration = self._manifest.calibration
         p_value = calibration.tail.p_value(event.peak_score)
@@ -382,3 +515,12 @@ class Engine:
             rule_version=self._rule_version,
         )
         return make_alert(transition, event.updates, last_ms if at_ms is None else at_ms, data)
+
+
+def _state_of(camera: _Camera) -> CameraState | None:
+    following = camera.tracker.following
+    if following is None:
+        return None
+    event, following = following.event, following.before(camera.scored)
+    first, peak, last = (camera.reached[position] for position in (event.first, event.peak, event.last))
+    return CameraState(camera.camera_id, following, first.place, peak.place, last.place, peak.from_offset)

@@ -21,6 +21,7 @@ from kafka.errors import (
 
 from contract.errors import BrokerUnavailableError, ConfigError
 from contract.steady_consumer import SteadyConsumer
+from worker.frames_consumer import FramesConsumer
 from worker.settings import KafkaSettings
 
 _LEAST_REQUEST_BYTES = 16 * 2**20
@@ -39,7 +40,7 @@ def require_fast_checksums() -> None:
         raise ConfigError("the package crc32c is not installed, reading would be 25 times slower; pip install crc32c")
 
 
-def open_consumer(kafka: KafkaSettings) -> KafkaConsumer:
+def open_consumer(kafka: KafkaSettings) -> FramesConsumer:
     """Open a consumer of the worker's group; it is not yet subscribed.
 
     Raises:
@@ -48,11 +49,11 @@ def open_consumer(kafka: KafkaSettings) -> KafkaConsumer:
     """
     require_fast_checksums()
     with mapped_errors(kafka):
-        return SteadyConsumer(
+        return FramesConsumer(
+            kafka.auto_offset_reset,
             **connection(kafka),
             group_id=kafka.group_id,
             enable_auto_commit=False,
-            auto_offset_reset=kafka.auto_offset_reset,
             session_timeout_ms=kafka.session_timeout_ms,
             heartbeat_interval_ms=kafka.heartbeat_interval_ms,
             max_poll_interval_ms=kafka.max_poll_interval_ms,

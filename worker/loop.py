@@ -10,8 +10,9 @@ them, each step on a thread of its own and in the batches' order.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol
 
 from kafka import TopicPartition
@@ -63,8 +64,8 @@ class Consumer(Protocol):
     def commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
         """Commit and wait."""
 
-    def committed(self, partition: TopicPartition) -> int | None:
-        """Committed offset; None where there is none."""
+    def committed(self, partition: TopicPartition, metadata: bool) -> Any:  # noqa: ANN401, FBT001
+        """Committed offset, and with it its metadata where so asked; None where there is none."""
 
     def position(self, partition: TopicPartition, timeout_ms: int) -> int | None:
         """Offset of the next record; None where it is not known within the timeout."""
@@ -81,6 +82,9 @@ class Consumer(Protocol):
     def seconds_since_answer(self) -> float:
         """Seconds since the broker last answered."""
 
+    def take_missed(self) -> dict[TopicPartition, int]:
+        """Number of records, by partition, that were deleted before they were read, since the last call."""
+
 
 @dataclass(slots=True)
 class _Batch:
@@ -90,6 +94,7 @@ class _Batch:
         records: As they were fetched.
         tenures: Of their partitions when they were.
         gone: Partitions lost since the batch before; what is kept of their cameras is dropped.
+        begun: Partitions begun since, and what was committed of them; their cameras go on from there.
         letters: Records of no camera, and why.
         origin: Record of each frame, by the frame's identity.
         work: What the engine makes of them.
@@ -98,6 +103,7 @@ class _Batch:
     records: Sequence[Any]
     tenures: dict[TopicPartition, int]
     gone: set[TopicPartition]
+    begun: dict[TopicPartition, OffsetAndMetadata] = field(default_factory=dict)
     letters: list[tuple[Any, FrameError]] = field(default_factory=list)
     origin: dict[int, Any] = field(default_factory=dict)
     work: Work = field(default_factory=lambda: Work(0, (), ()))
@@ -120,6 +126,7 @@ class WorkerLoop:
         metrics: Counted into.
         probes: Told of each turn.
         losses: The consumer's rebalance listener.
+        read_back: Reads frames of a partition again, from one offset to before another.
         clock: Monotonic seconds.
     """
 
@@ -132,6 +139,7 @@ class WorkerLoop:
         metrics: Metrics,
         probes: Probes,
         losses: Losses,
+        read_back: Callable[[TopicPartition, int, int], Iterable[IncomingFrame]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._consumer = consumer
@@ -141,6 +149,7 @@ class WorkerLoop:
         self._metrics = metrics
         self._probes = probes
         self._losses = losses
+        self._read_back = read_back
         self._clock = clock
         self._stopping = threading.Event()
         self._progress = Progress()
@@ -148,6 +157,8 @@ class WorkerLoop:
         self._lag_at = 0.0
         # Partitions lost since the last batch went on its way.
         self._gone: set[TopicPartition] = set()
+        # Partitions begun since then with something to go on from.
+        self._begun: dict[TopicPartition, OffsetAndMetadata] = {}
         steps = (("prepare", self._prepare), ("score", self._score), ("publish", self._publish))
         self._pipeline = Pipeline(steps, settings.batch.max_bytes_under_way)
 
@@ -176,10 +187,10 @@ class WorkerLoop:
         records = self._gather()
         self._begin_partitions(records)
         self._tell_health()
-        if records or self._gone:
-            gone, self._gone = self._gone, set()
+        if records or self._gone or self._begun:
+            gone, self._gone, begun, self._begun = self._gone, set(), self._begun, {}
             size = sum(len(record.value or b"") for record in records)
-            self._pipeline.submit(_Batch(records, self._progress.tenures, gone), size)
+            self._pipeline.submit(_Batch(records, self._progress.tenures, gone, begun), size)
         if self._clock() - self._committed_at >= self._settings.batch.commit_interval_ms / 1000:
             self._commit()
         if self._clock() - self._lag_at >= _LAG_EVERY_SECONDS:
@@ -226,11 +237,14 @@ class WorkerLoop:
         finished = self._progress.finished
         self._progress.forget(lost)
         self._gone |= lost
+        for partition in lost:
+            self._begun.pop(partition, None)
         self._metrics.forget_lag(tp.partition for tp in lost)
         _log.info("partitions lost", extra={"partitions": sorted(tp.partition for tp in lost)})
         for partition in lost & self._consumer.assignment():
             dropped = [record.offset for record in records if _partition(record) == partition]
-            goes_on_at = self._consumer.committed(partition)
+            committed = self._committed(partition)
+            goes_on_at = committed.offset if committed is not None else None
             if goes_on_at is None:
                 goes_on_at = finished.get(partition, min(dropped, default=None))
             if goes_on_at is not None:
@@ -242,8 +256,17 @@ class WorkerLoop:
         for partition in self._consumer.assignment() - self._progress.finished.keys():
             fetched = [record.offset for record in records if _partition(record) == partition]
             begins_at = min(fetched, default=None) if fetched else self._position(partition)
-            if begins_at is not None:
-                self._progress.begin(partition, begins_at)
+            if begins_at is None:
+                continue
+            committed = self._committed(partition)
+            self._progress.begin(partition, begins_at, committed.metadata if committed is not None else "")
+            if committed is not None and committed.metadata:
+                self._begun[partition] = committed
+
+    def _committed(self, partition: TopicPartition) -> OffsetAndMetadata | None:
+        with mapped_errors(self._settings.kafka):
+            committed: OffsetAndMetadata | None = self._consumer.committed(partition, metadata=True)
+        return committed
 
     def _position(self, partition: TopicPartition) -> int | None:
         with mapped_errors(self._settings.kafka):
@@ -258,9 +281,13 @@ class WorkerLoop:
         self._probes.ready = bool(assigned)
         self._metrics.partitions.set(len(assigned))
         self._probes.answered(self._consumer.seconds_since_answer())
+        for partition, count in self._consumer.take_missed().items():
+            self._metrics.missed.labels(str(partition.partition)).inc(count)
 
     def _prepare(self, batch: "_Batch") -> "_Batch":
         self._engine.forget((tp.topic, tp.partition) for tp in batch.gone)
+        for partition, committed in batch.begun.items():
+            self._restore(partition, committed)
         frames: list[IncomingFrame] = []
         for record in batch.records:
             try:
@@ -272,6 +299,15 @@ class WorkerLoop:
                 batch.origin[id(frame)] = record
         batch.work = self._engine.prepare(frames)
         return batch
+
+    def _restore(self, partition: TopicPartition, committed: OffsetAndMetadata) -> None:
+        read = partial(self._read_back, partition)
+        with self._metrics.time_stage("restore"):
+            count = self._engine.restore(
+                partition.topic, partition.partition, committed.metadata, committed.offset, read
+            )
+        if count:
+            _log.info("events go on", extra={"partition": partition.partition, "events": count})
 
     def _score(self, batch: "_Batch") -> "_Batch":
         self._engine.score(batch.work)
@@ -292,9 +328,15 @@ class WorkerLoop:
         self._count_letters(letters)
         if batch.records:
             self._metrics.batch_frames.observe(len(outcomes))
-        for record in batch.records:
-            partition = _partition(record)
-            self._progress.finish(partition, record.offset, batch.tenures.get(partition))
+        for partition, offset in _last_offsets(batch.records).items():
+            state = self._state(partition, offset + 1)
+            self._progress.finish(partition, offset, batch.tenures.get(partition), state)
+
+    def _state(self, partition: TopicPartition, next_offset: int) -> str:
+        most = self._settings.kafka.commit_metadata_bytes
+        text, left_out = self._engine.state(partition.topic, partition.partition, next_offset, most)
+        self._metrics.state_left_out.labels(str(partition.partition)).set(left_out)
+        return text
 
     def _outgoing(self, outcomes: Sequence[Outcome], letters: list[tuple[Any, FrameError]]) -> list[OutgoingRecord]:
         kafka = self._settings.kafka
@@ -341,7 +383,7 @@ class WorkerLoop:
             return
         with self._metrics.time_stage("commit"), mapped_errors(self._settings.kafka):
             try:
-                self._consumer.commit({tp: OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()})
+                self._consumer.commit(offsets)
             except (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError) as error:
                 # Another worker has the partitions; it does these frames again, under the same ids.
                 _log.warning("commit refused, the partitions are being moved: %s", type(error).__name__)
@@ -355,6 +397,11 @@ class WorkerLoop:
             end = self._consumer.highwater(partition)
             if end is not None:
                 self._metrics.lag.labels(str(partition.partition)).set(max(0, end - offset))
+
+
+def _last_offsets(records: Iterable[Any]) -> dict[TopicPartition, int]:
+    """Offset of the last of some records in each partition; a partition's records come in their order."""
+    return {_partition(record): record.offset for record in records}
 
 
 def _partition(record: Any) -> TopicPartition:  # noqa: ANN401

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from kafka import TopicPartition
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
+from kafka.structs import OffsetAndMetadata
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Progress:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._finished: dict[TopicPartition, int] = {}
-        self._uncommitted: dict[TopicPartition, int] = {}
+        self._uncommitted: dict[TopicPartition, OffsetAndMetadata] = {}
         self._tenures: dict[TopicPartition, int] = {}
         self._begun = 0
 
@@ -58,8 +59,8 @@ class Progress:
             return dict(self._finished)
 
     @property
-    def uncommitted(self) -> dict[TopicPartition, int]:
-        """Offsets that are to be committed; a copy."""
+    def uncommitted(self) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Offsets that are to be committed, and the state that goes with each; a copy."""
         with self._lock:
             return dict(self._uncommitted)
 
@@ -69,24 +70,37 @@ class Progress:
         with self._lock:
             return dict(self._tenures)
 
-    def begin(self, partition: TopicPartition, offset: int) -> None:
-        """Note where a partition begins, so that this is committed before any frame of it is finished."""
+    def begin(self, partition: TopicPartition, offset: int, state: str = "") -> None:
+        """Note where a partition begins, so that this is committed before any frame of it is finished.
+
+        Args:
+            partition: The partition.
+            offset: Of the first record that will be read.
+            state: That was committed last.
+        """
         with self._lock:
             self._begun += 1
             self._tenures[partition] = self._begun
-            self._finished[partition] = self._uncommitted[partition] = offset
+            self._note(partition, offset, state)
 
-    def finish(self, partition: TopicPartition, offset: int, tenure: int | None) -> None:
-        """Note that the record at an offset is finished and all it told is confirmed, unless its tenure is over."""
+    def finish(self, partition: TopicPartition, offset: int, tenure: int | None, state: str = "") -> None:
+        """Note that all up to the record at an offset is finished and all it told confirmed, unless its tenure is over.
+
+        Args:
+            partition: The partition.
+            offset: Of its last finished record.
+            tenure: In which the record was read.
+            state: What is kept of its cameras after that record.
+        """
         with self._lock:
             if tenure is not None and self._tenures.get(partition) == tenure:
-                self._finished[partition] = self._uncommitted[partition] = offset + 1
+                self._note(partition, offset + 1, state)
 
-    def commit(self, offsets: dict[TopicPartition, int]) -> None:
+    def commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
         """Note that offsets are committed."""
         with self._lock:
-            for partition, offset in offsets.items():
-                if self._uncommitted.get(partition) == offset:
+            for partition, committed in offsets.items():
+                if self._uncommitted.get(partition) == committed:
                     del self._uncommitted[partition]
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
@@ -96,3 +110,7 @@ class Progress:
                 self._finished.pop(partition, None)
                 self._uncommitted.pop(partition, None)
                 self._tenures.pop(partition, None)
+
+    def _note(self, partition: TopicPartition, next_offset: int, state: str) -> None:
+        self._finished[partition] = next_offset
+        self._uncommitted[partition] = OffsetAndMetadata(next_offset, state, -1)

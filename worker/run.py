@@ -11,6 +11,7 @@ from worker.engine import Engine
 from worker.kafka_clients import mapped_errors, open_consumer, require_topics, require_uncompressed
 from worker.loop import WorkerLoop
 from worker.partitions import Losses
+from worker.read_back import ReadBack
 from worker.settings import WorkerSettings
 from worker.stopping import StopSignals
 from worker.telemetry import Metrics, Probes, SilenceWatch, TelemetryServer
@@ -69,7 +70,7 @@ def _run_loop(
             losses = Losses()
             with mapped_errors(kafka):
                 consumer.subscribe([kafka.frames_topic], listener=losses)
-            loop = WorkerLoop(consumer, delivery.send, engine, settings, metrics, probes, losses)
+            loop = WorkerLoop(consumer, delivery.send, engine, settings, metrics, probes, losses, ReadBack(kafka))
             probes.answered()
             with StopSignals(loop.stop, settings.stop_seconds) as signals, SilenceWatch(probes):
                 _log.info("running", extra={**where, "topic": kafka.frames_topic, "group": kafka.group_id})

@@ -53,6 +53,9 @@ class KafkaSettings(FrozenModel):
     fetch_bytes: int = Field(default=16 * 2**20, ge=2**20, le=256 * 2**20)
     """Bytes fetched from a partition at once; at least the largest frame."""
 
+    commit_metadata_bytes: int = Field(default=4096, ge=256, le=2**20)
+    """Size of what travels with a committed offset; at most the broker's ``offset.metadata.max.bytes``."""
+
     delivery_timeout_ms: int = Field(default=60_000, ge=1_000, le=600_000)
     """Time within which an alert must be confirmed; then the worker stops without committing."""
 

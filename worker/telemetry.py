@@ -58,6 +58,14 @@ class Metrics:
         self.lag = Gauge(
             "framewatch_lag_frames", "Frames on the topic behind the last scored", ["partition"], registry=self.registry
         )
+        self.missed = Counter(
+            "framewatch_frames_missed", "Frames that retention deleted before they were read", ["partition"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.state_left_out = Gauge(
+            "framewatch_state_left_out_cameras", "Cameras whose pending event a restart would begin anew",
+            ["partition"], registry=self.registry,
+        )  # fmt: skip
         self.oddities = Counter(
             "framewatch_frame_oddities", "Frames scored or rejected although odd", ["kind"], registry=self.registry
         )

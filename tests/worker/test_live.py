@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from contract.alert import Alert
 from contract.manifest import open_bundle
@@ -244,6 +244,52 @@ def test_a_killed_worker_loses_nothing(deployment, tiny_bundle):
     seen = {json.loads(record.value)["offset"] for record in consumer}
     consumer.close()
     assert seen == set(range(len(frames)))
+
+
+def test_a_worker_killed_in_the_middle_of_an_event_is_followed_by_one_that_continues_it(deployment, tiny_bundle):
+    settings = json.loads(deployment.config.read_text())
+    settings |= {"threshold": 2.0, "event_rule": {"min_frames": 2, "gap_frames": 3}}
+    deployment.config.write_text(json.dumps(settings))
+    frames = frames_of(str(tiny_bundle.footage), "door")
+    inside = 45
+    with deployment.worker() as worker:
+        deployment.send(frames[:inside])
+        wait_until(lambda: sum(deployment.committed().values()) == inside)
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.wait()
+    with deployment.worker() as worker:
+        deployment.send(frames[inside:])
+        deployment.read("scores", len(frames))
+        assert terminate(worker) == 0
+    assert '"message": "events go on"' in deployment.log.read_text()
+    alerts = [Alert.model_validate_json(record.value) for record in deployment._read_once("alerts", 2)]
+    assert {alert.type.split(".")[2] for alert in alerts} >= {"started", "ended"}
+    assert len({alert.data.event_id for alert in alerts}) == 1
+    ended = next(alert for alert in alerts if alert.type.endswith("ended.v1"))
+    assert ended.data.frames.first_offset < inside <= ended.data.frames.last_offset
+    assert ended.data.snapshot is not None
+
+
+def test_what_retention_deleted_unread_is_counted_and_what_is_left_is_read(deployment, tiny_bundle):
+    settings = json.loads(deployment.config.read_text())
+    # Where a group never committed; it must not be where it goes on after a loss.
+    settings["kafka"]["auto_offset_reset"] = "latest"
+    deployment.config.write_text(json.dumps(settings))
+    frames = frames_of(str(tiny_bundle.footage), "door")
+    with deployment.worker() as worker:
+        wait_until(lambda: "running" in deployment.log.read_text() and deployment.status("/readyz") == 200)
+        deployment.send(frames[:5])
+        wait_until(lambda: sum(deployment.committed().values()) == 5)
+        assert terminate(worker) == 0
+    deployment.send(frames[5:40])
+    number = json.loads(deployment.read("scores", 5)[0].value)["partition"]
+    with KafkaAdminClient(bootstrap_servers=deployment.servers) as admin:
+        admin.delete_records({TopicPartition(deployment.topics["frames"], number): 12})
+    with deployment.worker() as worker:
+        scores = deployment.read("scores", 5 + 28)
+        assert f'framewatch_frames_missed_total{{partition="{number}"}} 7.0' in deployment.http("/metrics")
+        assert terminate(worker) == 0
+    assert [json.loads(record.value)["offset"] for record in scores] == [*range(5), *range(12, 40)]
 
 
 def test_metrics_and_probes_tell_of_the_work(deployment, tiny_bundle):

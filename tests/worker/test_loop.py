@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import itertools
 import json
 import threading
@@ -10,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 from kafka import TopicPartition
 from kafka.errors import CommitFailedError
+from kafka.structs import OffsetAndMetadata
 
-from contract.errors import BundleError, DeliveryError
+from contract.errors import BundleError, DeliveryError, FrameError
 from contract.steady_consumer import UnreadableRecordError
 from tests.worker.test_engine import BRIGHT, DARK, detector, frame
 from worker.engine import Engine
@@ -43,6 +45,8 @@ class Source:
         self.waiting = list(records)
         self.journal = journal
         self.starts = {}
+        self.states = {}
+        self.missed = {}
         self.silent_seconds = 0.0
         self.assigned = {TopicPartition("frames", number) for number in (0, 1)}
         self.on_empty = lambda: None
@@ -57,10 +61,17 @@ class Source:
         return parts
 
     def commit(self, offsets):
+        self.states.update({tp: entry.metadata for tp, entry in offsets.items()})
         self.journal.append(("commit", {tp.partition: entry.offset for tp, entry in offsets.items()}))
 
-    def committed(self, partition):
-        return committed(self.journal).get(partition.partition)
+    def committed(self, partition, metadata):
+        assert metadata
+        offset = committed(self.journal).get(partition.partition)
+        return None if offset is None else OffsetAndMetadata(offset, self.states.get(partition, ""), -1)
+
+    def take_missed(self):
+        missed, self.missed = self.missed, {}
+        return missed
 
     def position(self, partition, timeout_ms):
         return self.starts.get(partition.partition)
@@ -68,6 +79,12 @@ class Source:
     def seek(self, partition, offset):
         self.waiting = [one for one in self.waiting if one.partition != partition.partition]
         self.waiting += [one for one in self.held if one.partition == partition.partition and one.offset >= offset]
+
+    def read_back(self, partition, first, end):
+        for one in self.held:
+            if one.partition == partition.partition and first <= one.offset < end:
+                with contextlib.suppress(FrameError):
+                    yield read_frame(one)
 
     def assignment(self):
         return set(self.assigned)
@@ -98,7 +115,7 @@ def make(records, *, batch=4, deliver=None, scores="scores", commit_interval_ms=
     sink = deliver or write_down
     engine = Engine(detector())
     clock = (number / 100 for number in itertools.count()).__next__
-    loop = WorkerLoop(source, sink, engine, settings, metrics, probes, losses, clock)
+    loop = WorkerLoop(source, sink, engine, settings, metrics, probes, losses, source.read_back, clock)
     source.on_empty = loop.stop
     return SimpleNamespace(
         loop=loop, source=source, engine=engine, journal=journal, values=values, metrics=metrics, losses=losses,

@@ -1,0 +1,196 @@
+import base64
+import itertools
+import random
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.event import Event, Following
+from contract.frame import Preprocessing
+from tests.worker.test_engine import BRIGHT, DARK, detector, frame
+from worker.engine import Engine
+from worker.state import CameraState, PartitionState, Place, pack, unpack
+
+LIMIT = 4096
+
+
+def camera(name, next_offset=1_000_000, *, is_open=True, began=200):
+    event = Event(-began, -2, -7, float(np.float32(3.123456)), 3)
+    following = Following(event, is_open, float(np.float32(2.9)), -30)
+    ms = 1_790_000_000_000
+    return CameraState(
+        name, following, Place(next_offset - began * 40, ms), Place(next_offset - 280, ms + 7_700),
+        Place(next_offset - 80, ms + 8_000), next_offset - 560,
+    )  # fmt: skip
+
+
+def a_state(cameras):
+    return PartitionState("0123456789abcdef" * 2, "1-0f3a9c21", 999_000, tuple(cameras))
+
+
+@given(st.data())
+def test_what_is_packed_comes_back_as_it_was(data):
+    whole = st.integers(-(10**12), 10**12)
+    score = st.floats(-50, 50, width=32)
+    place = st.builds(Place, whole, whole)
+    event = st.builds(Event, whole, whole, whole, score, st.integers(0, 10**6))
+    following = st.builds(Following, event, st.booleans(), score, whole)
+    name = st.text(st.sampled_from("abcXYZ019._-"), min_size=1, max_size=128)
+    some = st.lists(st.builds(CameraState, name, following, place, place, place, whole), max_size=5)
+    cameras = data.draw(some)
+    state = a_state(cameras)
+    text, left_out = pack(state, 1_000_000, 10**6)
+    assert left_out == 0
+    back = unpack(text, 1_000_000)
+    assert sorted(map(str, back.cameras)) == sorted(map(str, cameras))
+    assert (back.bundle, back.rule_version, back.read_from) == (state.bundle, state.rule_version, state.read_from)
+
+
+def test_sixty_cameras_with_an_event_fit_into_what_a_broker_takes():
+    drawn = random.Random(0)
+    cameras = [camera(f"site-7.camera-{number:03}", began=drawn.randrange(100, 5000)) for number in range(60)]
+    text, left_out = pack(a_state(cameras), 1_000_000, LIMIT)
+    assert left_out == 0
+    assert len(text.encode()) <= LIMIT
+
+
+def test_what_does_not_fit_is_left_out_the_latest_and_the_not_yet_open_first():
+    drawn = random.Random(0)
+    held = [camera(f"{drawn.randbytes(40).hex()}", began=1000 + number) for number in range(100)]
+    maybe = [camera(f"{drawn.randbytes(40).hex()}", is_open=False, began=9000) for _ in range(20)]
+    text, left_out = pack(a_state(maybe + held), 1_000_000, LIMIT)
+    kept = unpack(text, 1_000_000).cameras
+    assert len(text) <= LIMIT
+    assert len(kept) + left_out == 120
+    assert len(kept) > 30
+    assert [one.camera_id for one in kept] == [one.camera_id for one in reversed(held)][: len(kept)]
+
+
+SOUND = pack(a_state([]), 5, LIMIT)[0]
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "1{}", "1\x00", "2" + SOUND[1:], SOUND[:-4]])
+def test_what_is_no_state_is_none(text):
+    assert unpack(text, 5) is None
+
+
+def test_a_score_that_is_no_number_is_none():
+    broken = camera("a")
+    broken = CameraState(
+        "a", Following(Event(0, 0, 0, float("nan")), is_open=True, told_score=0, told_at=0), broken.first,
+        broken.peak, broken.last, broken.peak_from,
+    )  # fmt: skip
+    assert unpack(pack(a_state([broken]), 5, LIMIT)[0], 5) is None
+
+
+def test_text_that_unpacks_to_very_much_is_none():
+    bomb = "1" + base64.b85encode(zlib.compress(b"[" + b" " * 2**26 + b"]", 9)).decode()
+    assert unpack(bomb, 5) is None
+
+
+def remembering_detector():
+    """A detector whose scores depend on all frames of the clip and on what moved in them."""
+    made = detector(clip_frames=3)
+    made.bundle.manifest.preprocessing = Preprocessing(height=64, width=64, motion="difference-1")
+
+    def score(clips):
+        weights = np.array([0.1, 0.2, 0.6], np.float32).reshape(1, 3, 1, 1)
+        pictures, motion = clips[..., 0].astype(np.float32), clips[..., 1].astype(np.float32)
+        seen = (weights * (pictures + motion)).sum(1)
+        cells = seen.reshape(len(clips), 4, 16, 4, 16).mean((2, 4)) / 25.5
+        return cells.max((1, 2)), cells
+
+    return SimpleNamespace(bundle=made.bundle, score=score, scores_whole_batches=True)
+
+
+def some_footage():
+    """Frames of two cameras, of whom each is visited twice, and a few records that are no frame."""
+    drawn = random.Random(3)
+    visits = {"door": [range(8, 14), range(25, 40)], "yard": [range(10, 12), range(22, 30)]}
+    frames = []
+    for number in range(50):
+        for name, seen in visits.items():
+            inside = any(number in visit for visit in seen)
+            level = BRIGHT + drawn.randrange(30) if inside else DARK + drawn.randrange(20)
+            data = b"<html>" if drawn.random() < 0.05 else None
+            frames.append(frame(len(frames), level, name, data=data))
+    return frames
+
+
+def told(outcomes):
+    """What can be compared of outcomes: an error is equal to itself alone."""
+    return [(one.frame, one.anomaly_score, str(one.error), one.alerts) for one in outcomes]
+
+
+@pytest.mark.parametrize("make", [detector, remembering_detector])
+def test_an_engine_goes_on_where_another_ended_with_the_same_scores_alerts_and_pictures(make):
+    frames = some_footage()
+    expected = Engine(make()).process(frames)
+    assert sum(alert.type.endswith("ended.v1") for outcome in expected for alert in outcome.alerts) >= 3
+    for cut in range(1, len(frames)):
+        before = Engine(make())
+        before.process(frames[:cut])
+        text, left_out = before.state("frames", 0, cut, LIMIT)
+        assert left_out == 0
+        after = Engine(make())
+        after.restore("frames", 0, text, cut, lambda first, end: iter(frames[first:end]))
+        assert told(after.process(frames[cut:])) == told(expected[cut:])
+
+
+def test_a_state_passes_through_many_hands():
+    frames = some_footage()
+    expected = Engine(remembering_detector()).process(frames)
+    engine, outcomes, at = Engine(remembering_detector()), [], 0
+    for size in itertools.cycle([1, 3, 2]):
+        outcomes += engine.process(frames[at : at + size])
+        at = min(at + size, len(frames))
+        text, _ = engine.state("frames", 0, at, LIMIT)
+        engine = Engine(remembering_detector())
+        engine.restore("frames", 0, text, at, lambda first, end: iter(frames[first:end]))
+        if at == len(frames):
+            break
+    assert told(outcomes) == told(expected)
+
+
+def test_no_more_is_read_back_than_the_next_clips_need():
+    frames = some_footage()
+    engine = Engine(remembering_detector())
+    engine.process(frames)
+    read = []
+    after = Engine(remembering_detector())
+    after.restore("frames", 0, engine.state("frames", 0, len(frames), LIMIT)[0], len(frames), lambda *one: read.append(one) or [])  # fmt: skip  # noqa: E501
+    # Three frames of a clip but the next, and two for what moved in the earliest of them; two cameras.
+    ((first, end),) = read
+    assert end == len(frames)
+    assert 8 <= end - first <= 10
+
+
+def test_events_of_another_bundle_do_not_go_on_but_its_clips_do():
+    frames = some_footage()[:60]
+    engine = Engine(remembering_detector())
+    engine.process(frames)
+    text, _ = engine.state("frames", 0, len(frames), LIMIT)
+    other = remembering_detector()
+    other.bundle.reference = other.bundle.reference.model_copy(update={"digest": "sha256:" + "b" * 64})
+    after = Engine(other)
+    assert after.restore("frames", 0, text, len(frames), lambda first, end: iter(frames[first:end])) == 0
+    assert len(after.state("frames", 0, len(frames), LIMIT)[0]) < len(text)
+
+
+def test_an_event_goes_on_without_pictures_where_its_frames_are_gone():
+    frames = [frame(i, level) for i, level in enumerate([DARK, BRIGHT, BRIGHT + 20, BRIGHT, DARK, DARK, DARK, DARK])]
+    expected = Engine(detector()).process(frames)
+    engine = Engine(detector())
+    engine.process(frames[:4])
+    after = Engine(detector())
+    assert after.restore("frames", 0, engine.state("frames", 0, 4, LIMIT)[0], 4, lambda _first, _end: []) == 1
+    (ended,) = [alert for outcome in after.process(frames[4:]) for alert in outcome.alerts]
+    (wanted,) = [alert for outcome in expected[4:] for alert in outcome.alerts]
+    assert wanted.data.snapshot is not None
+    assert ended.data == wanted.data.model_copy(
+        update={"snapshot": None, "heat_map": None, "boxes": (), "anomalous_area_percent": 0.0}
+    )
