@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
@@ -11,7 +11,24 @@ from worker.kafka_clients import describe_error, open_producer
 from worker.records import OutgoingRecord, without_bulk
 from worker.settings import KafkaSettings
 
-_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
+
+
+class Sizes:
+    """Remembers which sizes each topic's broker refused, so that later records of that size go without their bulk."""
+
+    def __init__(self) -> None:
+        self._refused_bytes: dict[str, int] = {}
+
+    def refuse(self, record: OutgoingRecord) -> bool:
+        """Note that a record was too large; say whether something can be left out of it."""
+        self._refused_bytes[record.topic] = min(record_size(record), self._refused_bytes.get(record.topic, 2**63))
+        return without_bulk(record) is not None
+
+    def fitted(self, record: OutgoingRecord) -> OutgoingRecord:
+        """The record, without its bulk where one of its size was refused."""
+        limit = self._refused_bytes.get(record.topic)
+        return record if limit is None or record_size(record) < limit else without_bulk(record) or record
 
 
 class Delivery:
@@ -33,8 +50,8 @@ class Delivery:
         self._linger_ms = linger_ms
         self._timeout_seconds = kafka.delivery_timeout_ms / 1000
         self._producer = open_producer(kafka, linger_ms=linger_ms)
-        # Sizes refused, by topic, so that only the first such record costs a producer.
-        self._refused_bytes: dict[str, int] = {}
+        # So that only the first record of a size costs a producer.
+        self._sizes = Sizes()
 
     def send(self, records: Sequence[OutgoingRecord]) -> None:
         """Send records and wait until the broker has confirmed every one.
@@ -46,24 +63,17 @@ class Delivery:
             DeliveryError: A record was not confirmed; the offsets behind it must not be committed.
             BrokerUnavailableError: No broker answers a producer opened anew.
         """
-        for record in self._send_all([self._fitted(record) for record in records]):
+        for record in self._send_all([self._sizes.fitted(record) for record in records]):
             # One by one: what was refused may only have travelled with what was too large.
             if self._send_all([record]):
-                self._refused_bytes[record.topic] = min(_size(record), self._refused_bytes.get(record.topic, 2**63))
+                self._sizes.refuse(record)
                 smaller = without_bulk(record)
                 if smaller is None or self._send_all([smaller]):
-                    raise DeliveryError(
-                        f"record for {record.topic} of {_size(record)} bytes is too large; raise max.message.bytes of "
-                        "the topic. Nothing behind it is committed"
-                    )
+                    raise too_large(record)
 
     def close(self, timeout_seconds: float) -> None:
         """Close the producer within a time; what was not confirmed is given up."""
         self._producer.close(timeout=timeout_seconds)
-
-    def _fitted(self, record: OutgoingRecord) -> OutgoingRecord:
-        limit = self._refused_bytes.get(record.topic)
-        return record if limit is None or _size(record) < limit else without_bulk(record) or record
 
     def _send_all(self, records: Sequence[OutgoingRecord]) -> list[OutgoingRecord]:
         """Send records, wait for all, and return those refused for their size or that of what they travelled with."""
@@ -76,7 +86,7 @@ class Delivery:
                         record.topic, record.value, key=record.key, headers=record.headers,
                         timestamp_ms=record.timestamp_ms,
                     )  # fmt: skip
-                except _TOO_LARGE:
+                except TOO_LARGE:
                     too_large.append(record)
                 else:
                     sent.append((record, future))
@@ -84,7 +94,7 @@ class Delivery:
             with _delivery_errors(record):
                 try:
                     future.get(timeout=self._timeout_seconds)
-                except _TOO_LARGE:
+                except TOO_LARGE:
                     refused.append(record)
         if refused:
             self._producer.close(timeout=0)
@@ -92,7 +102,16 @@ class Delivery:
         return too_large + refused
 
 
-def _size(record: OutgoingRecord) -> int:
+def too_large(record: OutgoingRecord) -> DeliveryError:
+    """Say that a record is too large although nothing can be left out of it."""
+    return DeliveryError(
+        f"record for {record.topic} of {record_size(record)} bytes is too large; raise max.message.bytes of the topic. "
+        "Nothing behind it is committed"
+    )
+
+
+def record_size(record: OutgoingRecord) -> int:
+    """Bytes of a record's key, value and headers."""
     headers = sum(len(name) + len(value) for name, value in record.headers)
     return len(record.key or b"") + len(record.value or b"") + headers
 

@@ -53,6 +53,7 @@ def open_consumer(kafka: KafkaSettings) -> FramesConsumer:
             kafka.auto_offset_reset,
             **connection(kafka),
             group_id=kafka.group_id,
+            group_instance_id=kafka.group_instance_id,
             enable_auto_commit=False,
             session_timeout_ms=kafka.session_timeout_ms,
             heartbeat_interval_ms=kafka.heartbeat_interval_ms,
@@ -65,8 +66,13 @@ def open_consumer(kafka: KafkaSettings) -> FramesConsumer:
         )
 
 
-def open_producer(kafka: KafkaSettings, *, linger_ms: int = 0) -> KafkaProducer:
+def open_producer(kafka: KafkaSettings, *, linger_ms: int = 0, transactional_id: str | None = None) -> KafkaProducer:
     """Open an idempotent producer that waits for all in-sync replicas.
+
+    Args:
+        kafka: The broker.
+        linger_ms: Time that a record waits for others to travel with.
+        transactional_id: Name under which it opens transactions; another producer of that name is fenced.
 
     Raises:
         BrokerUnavailableError: No broker answers.
@@ -79,6 +85,8 @@ def open_producer(kafka: KafkaSettings, *, linger_ms: int = 0) -> KafkaProducer:
             **connection(kafka),
             acks="all",
             enable_idempotence=True,
+            transactional_id=transactional_id,
+            transaction_timeout_ms=kafka.transaction_timeout_ms,
             linger_ms=linger_ms,
             delivery_timeout_ms=kafka.delivery_timeout_ms,
             max_block_ms=min(kafka.delivery_timeout_ms, 60_000),

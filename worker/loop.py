@@ -23,9 +23,9 @@ from kafka.errors import (
     RebalanceInProgressError,
     UnknownMemberIdError,
 )
-from kafka.structs import OffsetAndMetadata
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
-from contract.errors import FrameError
+from contract.errors import BrokerUnavailableError, FrameError
 from contract.steady_consumer import UnreadableRecordError
 from worker.engine import Engine, IncomingFrame, Outcome, Work
 from worker.kafka_clients import mapped_errors
@@ -44,15 +44,23 @@ from worker.records import (
 )
 from worker.settings import WorkerSettings
 from worker.telemetry import Metrics, Probes
+from worker.transactions import AbortedError, Transactions, Watch, is_member
 
 _IDLE_POLL_MS: Final = 500
 _LEAST_POLL_MS: Final = 10
 _POSITION_MS: Final = 1_000
 _LAG_EVERY_SECONDS: Final = 2.0
+_MOVING: Final = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
+"""Errors of a commit while partitions are being moved."""
+
 _log = logging.getLogger(__name__)
 
-Deliver = Callable[[Sequence[OutgoingRecord]], None]
-"""Sends records and returns once the broker has confirmed every one; raises DeliveryError otherwise."""
+
+class Outlet(Protocol):
+    """What the loop needs of `Delivery`."""
+
+    def send(self, records: Sequence[OutgoingRecord]) -> None:
+        """Send records and return once the broker has confirmed every one; raises DeliveryError otherwise."""
 
 
 class Consumer(Protocol):
@@ -82,6 +90,9 @@ class Consumer(Protocol):
     def seconds_since_answer(self) -> float:
         """Seconds since the broker last answered."""
 
+    def group_metadata(self) -> Any:  # noqa: ANN401
+        """Membership of the group."""
+
     def take_missed(self) -> dict[TopicPartition, int]:
         """Number of records, by partition, that were deleted before they were read, since the last call."""
 
@@ -94,8 +105,10 @@ class _Batch:
         records: As they were fetched.
         tenures: Of their partitions when they were.
         gone: Partitions lost since the batch before; what is kept of their cameras is dropped.
+        membership: Of the group when they were, for the transaction they go into.
         begun: Partitions begun since, and what was committed of them; their cameras go on from there.
         letters: Records of no camera, and why.
+        is_commit: Whether it is there to have what was published before it committed.
         origin: Record of each frame, by the frame's identity.
         work: What the engine makes of them.
     """
@@ -103,14 +116,19 @@ class _Batch:
     records: Sequence[Any]
     tenures: dict[TopicPartition, int]
     gone: set[TopicPartition]
+    membership: ConsumerGroupMetadata | None = None
     begun: dict[TopicPartition, OffsetAndMetadata] = field(default_factory=dict)
+    is_commit: bool = False
     letters: list[tuple[Any, FrameError]] = field(default_factory=list)
     origin: dict[int, Any] = field(default_factory=dict)
     work: Work = field(default_factory=lambda: Work(0, (), ()))
 
     def counts(self, record: Any, tenures: dict[TopicPartition, int]) -> bool:  # noqa: ANN401
         """Whether a record's partition has been this worker's since it was fetched."""
-        partition = _partition(record)
+        return self.counts_of(_partition(record), tenures)
+
+    def counts_of(self, partition: TopicPartition, tenures: dict[TopicPartition, int]) -> bool:
+        """Whether a partition has been this worker's since the batch was fetched."""
         tenure = self.tenures.get(partition)
         return tenure is not None and tenures.get(partition) == tenure
 
@@ -120,36 +138,41 @@ class WorkerLoop:
 
     Args:
         consumer: Subscribed to the frames topic.
-        deliver: Sends and waits.
+        outlet: Sends records and waits for the broker, and offsets are committed after; or, for exactly-once, does
+            both at once.
         engine: Scores.
         settings: Of the worker.
         metrics: Counted into.
         probes: Told of each turn.
         losses: The consumer's rebalance listener.
         read_back: Reads frames of a partition again, from one offset to before another.
+        watch: Ends the process where a step of a batch, or a turn of the loop, never ends.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
         consumer: Consumer,
-        deliver: Deliver,
+        outlet: Outlet | Transactions,
         engine: Engine,
         settings: WorkerSettings,
         metrics: Metrics,
         probes: Probes,
         losses: Losses,
         read_back: Callable[[TopicPartition, int, int], Iterable[IncomingFrame]],
+        watch: Watch,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._consumer = consumer
-        self._deliver = deliver
+        self._outlet = outlet
+        self._transactions = outlet if isinstance(outlet, Transactions) else None
         self._engine = engine
         self._settings = settings
         self._metrics = metrics
         self._probes = probes
         self._losses = losses
         self._read_back = read_back
+        self._watch = watch
         self._clock = clock
         self._stopping = threading.Event()
         self._progress = Progress()
@@ -159,7 +182,10 @@ class WorkerLoop:
         self._gone: set[TopicPartition] = set()
         # Partitions begun since then with something to go on from.
         self._begun: dict[TopicPartition, OffsetAndMetadata] = {}
-        steps = (("prepare", self._prepare), ("score", self._score), ("publish", self._publish))
+        steps = [
+            (name, self._watched(name, step))
+            for name, step in (("prepare", self._prepare), ("score", self._score), ("publish", self._publish))
+        ]
         self._pipeline = Pipeline(steps, settings.batch.max_bytes_under_way)
 
     def stop(self) -> None:
@@ -176,25 +202,57 @@ class WorkerLoop:
         """
         with self._pipeline:
             while not self._stopping.is_set():
-                self._turn()
+                with self._watch("turn of the loop", self._settings.stuck_seconds):
+                    self._turn()
+            if self._transactions is not None:
+                self._pipeline.submit(_Batch((), {}, set(), is_commit=True))
             self._pipeline.drain()
-        self._commit()
+        if self._transactions is None:
+            self._commit()
         _log.info("stopped, all finished frames are committed")
+
+    def _watched(self, name: str, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def watched(batch: Any) -> Any:  # noqa: ANN401
+            with self._watch(f"step {name} of a batch", self._settings.stuck_seconds):
+                return step(batch)
+
+        return watched
 
     def _turn(self) -> None:
         self._probes.turn()
         self._pipeline.check()
         records = self._gather()
+        membership = None
+        if self._transactions is not None:
+            records, membership = self._as_member(records)
         self._begin_partitions(records)
         self._tell_health()
-        if records or self._gone or self._begun:
+        is_due = self._clock() - self._committed_at >= self._settings.batch.commit_interval_ms / 1000
+        is_commit = is_due and self._transactions is not None and self._transactions.is_open
+        if records or self._gone or self._begun or is_commit:
             gone, self._gone, begun, self._begun = self._gone, set(), self._begun, {}
             size = sum(len(record.value or b"") for record in records)
-            self._pipeline.submit(_Batch(records, self._progress.tenures, gone, begun), size)
-        if self._clock() - self._committed_at >= self._settings.batch.commit_interval_ms / 1000:
+            batch = _Batch(records, self._progress.tenures, gone, membership, begun, is_commit)
+            self._pipeline.submit(batch, size)
+        if is_due and self._transactions is None:
             self._commit()
+        elif is_due:
+            self._committed_at = self._clock()
         if self._clock() - self._lag_at >= _LAG_EVERY_SECONDS:
             self._measure_lag()
+
+    def _as_member(self, records: list[Any]) -> tuple[list[Any], ConsumerGroupMetadata | None]:
+        """Note under which membership of the group records were polled; put them back where it is none to commit with.
+
+        The membership of a consumer that was evicted, or is on its way into another generation, fences nothing.
+        """
+        membership: ConsumerGroupMetadata = self._consumer.group_metadata()
+        if is_member(membership):
+            return records, membership
+        for partition, offset in _first_offsets(records).items():
+            if partition in self._consumer.assignment():
+                self._consumer.seek(partition, offset)
+        return [], None
 
     def _gather(self) -> list[Any]:
         """Poll until the batch is full or its deadline has passed since its first record."""
@@ -232,6 +290,8 @@ class WorkerLoop:
         came back is read again from what is committed, or from what was finished where nothing is.
         """
         lost = self._losses.take()
+        if self._progress.heed():
+            lost |= self._consumer.assignment()
         if not lost:
             return records
         finished = self._progress.finished
@@ -259,9 +319,24 @@ class WorkerLoop:
             if begins_at is None:
                 continue
             committed = self._committed(partition)
+            if committed is None and self._transactions is not None and not self._commit_begin(partition, begins_at):
+                continue
             self._progress.begin(partition, begins_at, committed.metadata if committed is not None else "")
             if committed is not None and committed.metadata:
                 self._begun[partition] = committed
+
+    def _commit_begin(self, partition: TopicPartition, offset: int) -> bool:
+        """Commit where a partition begins, so that there is something to go back to."""
+        try:
+            with mapped_errors(self._settings.kafka):
+                self._consumer.commit({partition: OffsetAndMetadata(offset, "", -1)})
+        except BrokerUnavailableError as error:
+            if not isinstance(error.__cause__, _MOVING):
+                raise
+            if partition in self._consumer.assignment():
+                self._consumer.seek(partition, offset)
+            return False
+        return True
 
     def _committed(self, partition: TopicPartition) -> OffsetAndMetadata | None:
         with mapped_errors(self._settings.kafka):
@@ -314,6 +389,15 @@ class WorkerLoop:
         return batch
 
     def _publish(self, batch: "_Batch") -> None:
+        try:
+            self._publish_or_abort(batch)
+        except AbortedError:
+            self._metrics.aborted.inc()
+            self._progress.take_back()
+
+    def _publish_or_abort(self, batch: "_Batch") -> None:
+        if self._transactions is not None and not self._transactions.belongs(batch.membership):
+            self._end_transaction(self._transactions)
         current = self._progress.tenures
         outcomes = self._engine.follow(batch.work, lambda frame: batch.counts(batch.origin[id(frame)], current))
         letters = [letter for letter in batch.letters if batch.counts(letter[0], current)]
@@ -321,8 +405,7 @@ class WorkerLoop:
             self._metrics.frames.labels(UNKNOWN_CAMERA, "dead_letter").inc()
         letters += [(batch.origin[id(outcome.frame)], outcome.error) for outcome in outcomes if outcome.error]
         with self._metrics.time_stage("publish"):
-            self._deliver(self._outgoing(outcomes, letters))
-        self._probes.answered()
+            self._hand_over(self._outgoing(outcomes, letters), batch, current)
         for outcome in outcomes:
             self._count(outcome, batch.origin[id(outcome.frame)])
         self._count_letters(letters)
@@ -331,6 +414,24 @@ class WorkerLoop:
         for partition, offset in _last_offsets(batch.records).items():
             state = self._state(partition, offset + 1)
             self._progress.finish(partition, offset, batch.tenures.get(partition), state)
+        if self._transactions is not None:
+            is_late = self._transactions.age_seconds >= self._settings.batch.commit_interval_ms / 1000
+            if batch.is_commit or is_late:
+                self._end_transaction(self._transactions)
+
+    def _hand_over(self, records: list[OutgoingRecord], batch: "_Batch", tenures: dict[TopicPartition, int]) -> None:
+        if not isinstance(self._outlet, Transactions):
+            self._outlet.send(records)
+            self._probes.answered()
+        elif batch.membership is not None and any(batch.counts_of(tp, tenures) for tp in _last_offsets(batch.records)):
+            self._outlet.send(records, batch.membership)
+
+    def _end_transaction(self, transactions: Transactions) -> None:
+        offsets = self._progress.uncommitted
+        with self._metrics.time_stage("commit"):
+            transactions.commit(offsets)
+        self._progress.commit(offsets)
+        self._probes.answered()
 
     def _state(self, partition: TopicPartition, next_offset: int) -> str:
         most = self._settings.kafka.commit_metadata_bytes
@@ -384,7 +485,7 @@ class WorkerLoop:
         with self._metrics.time_stage("commit"), mapped_errors(self._settings.kafka):
             try:
                 self._consumer.commit(offsets)
-            except (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError) as error:
+            except _MOVING as error:
                 # Another worker has the partitions; it does these frames again, under the same ids.
                 _log.warning("commit refused, the partitions are being moved: %s", type(error).__name__)
                 return
@@ -402,6 +503,14 @@ class WorkerLoop:
 def _last_offsets(records: Iterable[Any]) -> dict[TopicPartition, int]:
     """Offset of the last of some records in each partition; a partition's records come in their order."""
     return {_partition(record): record.offset for record in records}
+
+
+def _first_offsets(records: Iterable[Any]) -> dict[TopicPartition, int]:
+    """Offset of the first of some records in each partition."""
+    offsets: dict[TopicPartition, int] = {}
+    for record in records:
+        offsets.setdefault(_partition(record), record.offset)
+    return offsets
 
 
 def _partition(record: Any) -> TopicPartition:  # noqa: ANN401

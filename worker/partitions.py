@@ -51,6 +51,7 @@ class Progress:
         self._uncommitted: dict[TopicPartition, OffsetAndMetadata] = {}
         self._tenures: dict[TopicPartition, int] = {}
         self._begun = 0
+        self._is_taken_back = False
 
     @property
     def finished(self) -> dict[TopicPartition, int]:
@@ -73,15 +74,34 @@ class Progress:
     def begin(self, partition: TopicPartition, offset: int, state: str = "") -> None:
         """Note where a partition begins, so that this is committed before any frame of it is finished.
 
+        Does nothing while what was done is taken back, see `take_back`.
+
         Args:
             partition: The partition.
             offset: Of the first record that will be read.
             state: That was committed last.
         """
         with self._lock:
-            self._begun += 1
-            self._tenures[partition] = self._begun
-            self._note(partition, offset, state)
+            if not self._is_taken_back:
+                self._begun += 1
+                self._tenures[partition] = self._begun
+                self._note(partition, offset, state)
+
+    def take_back(self) -> None:
+        """End every tenure, because what was done since the last commit is not so: the thread that reads must go back.
+
+        Until it knows, see `heed`, no partition begins.
+        """
+        with self._lock:
+            self._is_taken_back = True
+            for known in (self._finished, self._uncommitted, self._tenures):
+                known.clear()
+
+    def heed(self) -> bool:
+        """Say whether something was taken back since the last call; partitions can begin again."""
+        with self._lock:
+            was, self._is_taken_back = self._is_taken_back, False
+        return was
 
     def finish(self, partition: TopicPartition, offset: int, tenure: int | None, state: str = "") -> None:
         """Note that all up to the record at an offset is finished and all it told confirmed, unless its tenure is over.

@@ -15,6 +15,8 @@ from worker.read_back import ReadBack
 from worker.settings import WorkerSettings
 from worker.stopping import StopSignals
 from worker.telemetry import Metrics, Probes, SilenceWatch, TelemetryServer
+from worker.transactions import Transactions
+from worker.watchdog import Watchdog
 
 _CLOSE_SECONDS = 10.0
 _log = logging.getLogger(__name__)
@@ -53,11 +55,17 @@ def run_worker(settings: WorkerSettings) -> None:
             on_stage=metrics.observe_stage,
         )
         where = {"provider": detector.provider, "bundle": f"{name.name} {name.version}", "http_port": server.port}
-        _run_loop(engine, settings, metrics, probes, where)
+        with Watchdog() as watchdog:
+            _run_loop(engine, settings, metrics, probes, watchdog, where)
 
 
 def _run_loop(
-    engine: Engine, settings: WorkerSettings, metrics: Metrics, probes: Probes, where: Mapping[str, object]
+    engine: Engine,
+    settings: WorkerSettings,
+    metrics: Metrics,
+    probes: Probes,
+    watchdog: Watchdog,
+    where: Mapping[str, object],
 ) -> None:
     kafka = settings.kafka
     closing_seconds = _CLOSE_SECONDS
@@ -65,12 +73,15 @@ def _run_loop(
     try:
         require_topics(consumer, kafka.topics, kafka)
         require_uncompressed(kafka)
-        delivery = Delivery(kafka)
+        exactly_once = kafka.delivery == "exactly_once"
+        outlet = Transactions(kafka, watchdog.limit) if exactly_once else Delivery(kafka)
         try:
             losses = Losses()
             with mapped_errors(kafka):
                 consumer.subscribe([kafka.frames_topic], listener=losses)
-            loop = WorkerLoop(consumer, delivery.send, engine, settings, metrics, probes, losses, ReadBack(kafka))
+            loop = WorkerLoop(
+                consumer, outlet, engine, settings, metrics, probes, losses, ReadBack(kafka), watchdog.limit
+            )
             probes.answered()
             with StopSignals(loop.stop, settings.stop_seconds) as signals, SilenceWatch(probes):
                 _log.info("running", extra={**where, "topic": kafka.frames_topic, "group": kafka.group_id})
@@ -80,7 +91,7 @@ def _run_loop(
                     # Two clients are closed in what is left.
                     closing_seconds = signals.seconds_left(2 * _CLOSE_SECONDS) / 2
         finally:
-            delivery.close(closing_seconds)
+            outlet.close(closing_seconds)
     finally:
         probes.ready = False
         consumer.close(autocommit=False, timeout_ms=round(closing_seconds * 1000))

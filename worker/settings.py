@@ -26,6 +26,17 @@ class KafkaSettings(FrozenModel):
     group_id: str = Field(default="framewatch", min_length=1, max_length=255)
     """Consumer group; workers of one group share the partitions."""
 
+    group_instance_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,200}$")
+    """Name of this worker within its group, which no other may bear: one that restarts under it within the session
+    timeout gets its partitions back without a rebalance. None where not set."""
+
+    delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
+    """Whether a frame that is done again after a crash tells the same alerts again, under the same ids, or does not."""
+
+    transaction_timeout_ms: int = Field(default=15_000, ge=5_000, le=900_000)
+    """Time after which the broker ends the transaction of a worker that was killed; until then others wait for its
+    partitions."""
+
     frames_topic: str = Field(default="frames", pattern=TOPIC_PATTERN)
     """Topic of camera frames."""
 
@@ -206,6 +217,10 @@ class WorkerSettings(Settings):
     """Time from SIGTERM to the end of the process, whatever the broker does, seconds; less than the platform's grace
     time."""
 
+    stuck_seconds: float = Field(default=600, ge=10, le=86_400)
+    """Time that a batch may spend in one step; then the process ends itself with exit code 1, seconds. More than
+    ``kafka.max_poll_interval_ms``."""
+
     picture_max_bytes: int = Field(default=192 * 1024, ge=0, le=4 * 2**20)
     """Size up to which a snapshot or heat map travels in an alert, bytes."""
 
@@ -231,4 +246,9 @@ class WorkerSettings(Settings):
     def _frames_fit(self) -> Self:
         if self.kafka.fetch_bytes < self.limits.max_frame_bytes:
             raise ValueError("kafka.fetch_bytes must be at least limits.max_frame_bytes")
+        if self.stuck_seconds * 1000 <= self.kafka.max_poll_interval_ms:
+            raise ValueError("stuck_seconds must be more than kafka.max_poll_interval_ms")
+        exactly_once = self.kafka.delivery == "exactly_once"
+        if exactly_once and self.kafka.transaction_timeout_ms < 2 * self.batch.commit_interval_ms:
+            raise ValueError("kafka.transaction_timeout_ms must be at least twice batch.commit_interval_ms")
         return self

@@ -62,6 +62,9 @@ class Metrics:
             "framewatch_frames_missed", "Frames that retention deleted before they were read", ["partition"],
             registry=self.registry,
         )  # fmt: skip
+        self.aborted = Counter(
+            "framewatch_transactions_aborted", "Transactions that were aborted and done again", registry=self.registry
+        )
         self.state_left_out = Gauge(
             "framewatch_state_left_out_cameras", "Cameras whose pending event a restart would begin anew",
             ["partition"], registry=self.registry,

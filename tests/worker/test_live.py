@@ -7,137 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from contract.alert import Alert
 from contract.manifest import open_bundle
 from contract.source import open_source
-from contract.steady_consumer import SteadyConsumer
-from deploy.broker import LocalBroker, Topic, create_topics
+from deploy.broker import LocalBroker
 from tests.contract.test_steady_consumer import BadText
+from tests.worker.deployment import ROOT, Deployment, frames_of, terminate, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 ROOM = f"{ROOT / 'deploy' / 'footage' / 'room.mp4'}#860:1010"
 pytestmark = pytest.mark.broker
-
-
-class Deployment:
-    """Topics of one test, and the worker's settings for them."""
-
-    def __init__(self, broker, tmp_path, bundle, name):
-        self.servers = broker.bootstrap_servers
-        self.topics = {kind: f"{name}-{kind}" for kind in ("frames", "alerts", "dead", "scores")}
-        create_topics(broker, {topic: Topic(2 if kind == "frames" else 1) for kind, topic in self.topics.items()})
-        self.log = tmp_path / "worker.log"
-        self.config = tmp_path / "worker.yaml"
-        kafka = {
-            "bootstrap_servers": self.servers,
-            "group_id": name,
-            "frames_topic": self.topics["frames"],
-            "alerts_topic": self.topics["alerts"],
-            "dead_letter_topic": self.topics["dead"],
-            "scores_topic": self.topics["scores"],
-            "auto_offset_reset": "earliest",
-            "session_timeout_ms": 6000,
-            "heartbeat_interval_ms": 1000,
-        }
-        settings = {
-            "bundle": str(bundle),
-            "provider": "cpu",
-            "log_format": "json",
-            "kafka": kafka,
-            "batch": {"max_frames": 7, "commit_interval_ms": 50},
-            "http": {"port": 0},
-        }
-        self.config.write_text(json.dumps(settings))
-
-    @contextmanager
-    def worker(self):
-        with self.log.open("ab") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "worker", "run", "--config", str(self.config)], stderr=log, cwd=ROOT
-            )
-        try:
-            yield child
-        finally:
-            if child.poll() is None:
-                child.kill()
-            child.wait()
-
-    def send(self, frames):
-        producer = KafkaProducer(bootstrap_servers=self.servers, max_request_size=9 * 2**20)
-        for key, value, headers, timestamp in frames:
-            producer.send(self.topics["frames"], value, key=key, headers=headers, timestamp_ms=timestamp).get(
-                timeout=20
-            )
-        producer.close()
-
-    def read(self, kind, count, patience=12):
-        """Read exactly `count` records, looking anew up to so many times; show that there are no more."""
-        for _ in range(patience):
-            records = self._read_once(kind, count)
-            if len(records) >= count:
-                break
-        assert len(records) == count, f"{len(records)} on {kind}\n{self.log.read_text()[-2000:]}"
-        return records
-
-    def _read_once(self, kind, count):
-        consumer = SteadyConsumer(bootstrap_servers=self.servers, group_id=None, auto_offset_reset="earliest")
-        numbers = consumer.partitions_for_topic(self.topics[kind])
-        consumer.assign([TopicPartition(self.topics[kind], number) for number in numbers])
-        records, empty = [], 0
-        while len(records) < count and empty < 60:
-            polled = [record for part in consumer.poll(timeout_ms=200).values() for record in part]
-            records += polled
-            empty = 0 if polled else empty + 1
-        records += [record for part in consumer.poll(timeout_ms=500).values() for record in part]
-        consumer.close()
-        return records
-
-    def committed(self):
-        consumer = KafkaConsumer(
-            bootstrap_servers=self.servers, group_id=json.loads(self.config.read_text())["kafka"]["group_id"]
-        )
-        partitions = [TopicPartition(self.topics["frames"], number) for number in (0, 1)]
-        offsets = {partition.partition: consumer.committed(partition) or 0 for partition in partitions}
-        consumer.close()
-        return offsets
-
-    def http(self, path):
-        lines = [json.loads(line) for line in self.log.read_text().splitlines() if "http_port" in line]
-        with urllib.request.urlopen(f"http://127.0.0.1:{lines[-1]['http_port']}{path}", timeout=5) as answer:
-            return answer.read().decode()
-
-    def status(self, path):
-        try:
-            self.http(path)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return error.code
-        return 200
-
-
-def terminate(child):
-    child.send_signal(signal.SIGTERM)
-    return child.wait(20)
-
-
-@pytest.fixture
-def deployment(broker, tmp_path, tiny_bundle, request):
-    return Deployment(broker, tmp_path, tiny_bundle.bundle, request.node.name.replace("_", "-")[:60])
-
-
-def frames_of(source, camera):
-    clip = open_source(source)[0]
-    return [
-        (camera.encode(), f.data, [("captured-at-ms", str(f.captured_at_ms).encode())], None) for f in clip.frames()
-    ]
 
 
 def test_live_and_offline_give_the_same_events_and_scores(deployment, room_bundle, tmp_path):
@@ -385,13 +267,6 @@ def test_a_group_that_begins_at_the_end_misses_nothing_that_comes_while_it_resta
         scores = deployment.read("scores", 4)
         assert terminate(worker) == 0
     assert sorted(json.loads(record.value)["offset"] for record in scores) == [2, 3, 4, 5]
-
-
-def wait_until(see, seconds=90):
-    ends_at = time.monotonic() + seconds
-    while not see():
-        assert time.monotonic() < ends_at
-        time.sleep(0.5)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from kafka import TopicPartition
 from kafka.errors import CommitFailedError
-from kafka.structs import OffsetAndMetadata
+from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
 from contract.errors import BundleError, DeliveryError, FrameError
 from contract.steady_consumer import UnreadableRecordError
@@ -22,6 +22,7 @@ from worker.partitions import Losses
 from worker.records import dead_letter_record, read_frame
 from worker.settings import HttpSettings, WorkerSettings
 from worker.telemetry import Metrics, Probes, SilenceWatch, TelemetryServer
+from worker.transactions import AbortedError, Transactions
 
 
 def record(offset, level=DARK, *, partition=0, key=b"door", value=None, headers=(), timestamp=7):
@@ -47,6 +48,7 @@ class Source:
         self.starts = {}
         self.states = {}
         self.missed = {}
+        self.membership = ConsumerGroupMetadata("group", 1, "me", None, MemberState.STABLE)
         self.silent_seconds = 0.0
         self.assigned = {TopicPartition("frames", number) for number in (0, 1)}
         self.on_empty = lambda: None
@@ -86,6 +88,9 @@ class Source:
                 with contextlib.suppress(FrameError):
                     yield read_frame(one)
 
+    def group_metadata(self):
+        return self.membership
+
     def assignment(self):
         return set(self.assigned)
 
@@ -96,7 +101,42 @@ class Source:
         return self.silent_seconds
 
 
-def make(records, *, batch=4, deliver=None, scores="scores", commit_interval_ms=10, probes=None):
+class PlayedTransactions(Transactions):
+    """Transactions without a broker; those whose numbers are given fail as they are committed."""
+
+    def __init__(self, source, write_down, fails):
+        self.source, self.write_down, self.fails = source, write_down, set(fails)
+        self.number, self.kept, self.generations = 0, [], []
+        self._membership = None
+        self.age = 0.0
+
+    @property
+    def age_seconds(self):
+        return self.age
+
+    def send(self, records, membership):
+        assert self.belongs(membership)
+        self._membership = membership
+        self.kept += records
+
+    def commit(self, offsets):
+        if self._membership is None:
+            return
+        kept, self.kept, generation, self._membership = self.kept, [], self._membership.generation_id, None
+        self.number += 1
+        if self.number in self.fails:
+            raise AbortedError
+        self.generations.append(generation)
+        self.write_down(kept)
+        self.source.commit(offsets)
+
+
+@contextlib.contextmanager
+def no_watch(_name, _seconds):
+    yield
+
+
+def make(records, *, batch=4, deliver=None, scores="scores", commit_interval_ms=10, probes=None, fails=()):
     journal, values = [], defaultdict(list)
     source = Source(records, journal)
     settings = WorkerSettings(
@@ -112,10 +152,10 @@ def make(records, *, batch=4, deliver=None, scores="scores", commit_interval_ms=
         for one in sent:
             values[one.topic].append(one.value)
 
-    sink = deliver or write_down
+    sink = SimpleNamespace(send=deliver or write_down) if fails == () else PlayedTransactions(source, write_down, fails)
     engine = Engine(detector())
     clock = (number / 100 for number in itertools.count()).__next__
-    loop = WorkerLoop(source, sink, engine, settings, metrics, probes, losses, source.read_back, clock)
+    loop = WorkerLoop(source, sink, engine, settings, metrics, probes, losses, source.read_back, no_watch, clock)
     source.on_empty = loop.stop
     return SimpleNamespace(
         loop=loop, source=source, engine=engine, journal=journal, values=values, metrics=metrics, losses=losses,
@@ -285,6 +325,53 @@ def test_an_event_of_a_partition_that_came_back_is_told_anew_under_its_id():
     started = [json.loads(value)["id"] for value in made.values["alerts"]]
     assert len(started) == 2
     assert len(set(started)) == 1
+
+
+@pytest.mark.parametrize("fails", [[], [1], [2], [1, 2, 4]])
+def test_what_a_lost_transaction_held_is_done_again_and_told_once(fails):
+    levels = [DARK, BRIGHT, BRIGHT + 20, DARK, DARK, DARK] * 4
+    made = make([record(i, level) for i, level in enumerate(levels)], batch=3, fails=[0, *fails])
+    made.loop._transactions.age = 60.0
+    stops = itertools.count()
+    made.source.on_empty = lambda: made.loop.stop() if next(stops) > 30 else time.sleep(0.01)
+    made.loop.run()
+    once = make([record(i, level) for i, level in enumerate(levels)], batch=3)
+    once.loop.run()
+    assert scored_offsets(made) == list(range(len(levels)))
+    assert made.values["alerts"] == once.values["alerts"]
+    assert committed(made.journal) == {0: len(levels)}
+    assert f"framewatch_transactions_aborted_total {len(fails)}.0" in scrape(made.metrics)
+
+
+def test_a_transaction_is_of_one_generation():
+    made = make([record(i) for i in range(8)], batch=2, commit_interval_ms=60_000, fails=[0])
+    original, polls = made.source.poll, itertools.count()
+
+    def poll(timeout_ms, max_records):
+        if next(polls) == 2:
+            made.source.membership = made.source.membership._replace(generation_id=2)
+        return original(timeout_ms, max_records)
+
+    made.source.poll = poll
+    made.loop.run()
+    assert made.loop._transactions.generations == [1, 2]
+    assert scored_offsets(made) == list(range(8))
+
+
+@pytest.mark.parametrize("lacks", [{"generation_id": -1, "member_id": ""}, {"state": MemberState.REBALANCING}])
+def test_what_is_polled_while_the_group_moves_is_put_back(lacks):
+    made = make([record(i) for i in range(6)], batch=2, fails=[0])
+    original, polls = made.source.poll, itertools.count()
+    stable = made.source.membership
+
+    def poll(timeout_ms, max_records):
+        made.source.membership = stable._replace(**lacks) if next(polls) in (1, 2) else stable
+        return original(timeout_ms, max_records)
+
+    made.source.poll = poll
+    made.loop.run()
+    assert scored_offsets(made) == list(range(6))
+    assert committed(made.journal) == {0: 6}
 
 
 def test_a_partition_begins_where_it_began_although_no_frame_came_before_the_end():
