@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help install demo quality recall ablation bench bench-live gpu-check test lint types imports unit lock clean
+.PHONY: help install demo quality recall ablation bench bench-live bench-train gpu-check test lint types imports unit lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -38,6 +38,9 @@ bench: $(STAMP)  ## measure the worker on a real Kafka, print one JSON object, w
 
 bench-live: $(STAMP)  ## measure a worker's start, memory and delay on a real Kafka, write docs/benchmarks/live.md
 	@$(BIN)/python -m deploy.bench_live $(ARGS)
+
+bench-train: $(STAMP)  ## measure the trainer's steps beside those of a bare loop, write docs/benchmarks/train.md
+	@$(BIN)/python -m deploy.bench_train $(ARGS)
 
 gpu-check: $(STAMP)  ## measure parity, throughput and training on this machine's GPU, write docs/benchmarks/gpu.md
 	@$(BIN)/python -m deploy.gpu_check $(ARGS)

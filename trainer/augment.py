@@ -41,8 +41,9 @@ def augment(images: Tensor, config: ModelConfig, random: torch.Generator) -> Ten
     lit = (torch.lerp(blurred, pictures, 1 + sharpness) - mean) * contrast + mean + brightness + noise
     if config.motion == "none":
         return lit.clamp(0, 1).flatten(1, 2)
-    starts = between(0, 1, images, random) < _STARTS
+    starts = (between(0, 1, images, random) < _STARTS).flatten().nonzero().squeeze(1)
     moved = motion * contrast if config.motion == "difference-1" else motion
-    lit = torch.where(starts, lit[:, -1:], lit)
-    moved = torch.where(starts, torch.full_like(moved, motion_at_rest(config) / 255), moved)
-    return torch.cat([lit, moved], 2).clamp(0, 1).flatten(1, 2)
+    made = torch.cat([lit, moved], 2).clamp_(0, 1)
+    made[starts, :, : config.channels] = made[starts, -1:, : config.channels]
+    made[starts, :, config.channels :] = motion_at_rest(config) / 255
+    return made.flatten(1, 2)

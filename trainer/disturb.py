@@ -17,7 +17,7 @@ scar        a thin, turned piece of another place or crop, lighter or darker (Li
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, Self, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -57,9 +57,6 @@ class _Split:
     pictures: Tensor
     motion: Tensor
 
-    def of(self, which: Tensor) -> Self:
-        return type(self)(self.pictures[which], self.motion[which])
-
 
 class Disturbed(NamedTuple):
     """Images with something put in, shape (batch, clip_frames * input_channels, height, width) both, 0..1.
@@ -95,25 +92,24 @@ def disturb(
         skipped: Motion of skipped frames, in levels 0..1, (batch, clip_frames * channels of motion, height, width);
             None leaves ``skip-frame`` out.
     """
-    here = _apart(images, config)
     others = torch.randperm(len(images), generator=random)
-    fast = None if skipped is None else skipped.reshape(here.motion.shape) * 255 - motion_at_rest(config)
-    chosen = [kind for kind in possible_kinds(config) if kind in kinds and (kind != "skip-frame" or fast is not None)]
+    chosen = [
+        kind for kind in possible_kinds(config) if kind in kinds and (kind != "skip-frame" or skipped is not None)
+    ]
     drawn = torch.rand(len(images), generator=random)
-    pictures, motion, start = here.pictures.clone(), here.motion.clone(), _UNDISTURBED
-    covered = torch.zeros(len(images), dtype=torch.bool)
+    disturbed, target, start = images.clone(), images, _UNDISTURBED
     for kind in chosen:
         stop = start + (1 - _UNDISTURBED) * _SHARES[kind] / sum(_SHARES[one] for one in chosen)
         among = torch.nonzero((drawn >= start) & (drawn < stop)).squeeze(1)
         if len(among):
-            put = _put(
-                kind, here.of(among), here.of(others[among]), None if fast is None else fast[among], config, random
-            )
-            pictures[among], motion[among] = put.pictures, put.motion
-            covered[among] = kind == "covered"
+            here, there = (_apart(images[which], config) for which in (among, others[among]))
+            fast = None if skipped is None else skipped[among].reshape(here.motion.shape) * 255 - motion_at_rest(config)
+            disturbed[among] = _together(_put(kind, here, there, fast, config, random), config)
+            if kind == "covered":
+                target = images.clone()
+                target[among] = disturbed[among]
         start = stop
-    disturbed = _together(_Split(pictures, motion), config)
-    return Disturbed(disturbed, torch.where(covered.to(images.device).view(-1, 1, 1, 1), disturbed, images))
+    return Disturbed(disturbed, target)
 
 
 def put_in(disturbed: Tensor, images: Tensor, config: ModelConfig) -> Tensor:
@@ -232,7 +228,7 @@ def _soft_blobs(images: Tensor, random: torch.Generator) -> Tensor:
 def _displaced(here: _Split, there: _Split, config: ModelConfig, random: torch.Generator) -> _Split:
     shape = _soft_shapes(here.pictures, random)
     moves = _moves(there.motion, config).float()
-    near = functional.max_pool2d(moves.flatten(0, 1), 5, 1, 2)
+    near = _wider(moves.flatten(0, 1))
     mask = shape * functional.avg_pool2d(near, 3, 1, 1).view_as(moves)
     factor = between(1.3, 4.0, here.pictures, random)
     return _Split(torch.lerp(here.pictures, there.pictures, mask), torch.lerp(here.motion, there.motion * factor, mask))
@@ -252,7 +248,7 @@ def _foreign(here: _Split, there: _Split, config: ModelConfig, random: torch.Gen
     moves = _moves(here.motion, config).float()
     pace = (here.motion * moves).sum((-2, -1), keepdim=True) / moves.sum((-2, -1), keepdim=True).clamp(min=1)
     pace = torch.where(_chance(0.6, pictures, random), pace, torch.zeros_like(pace))
-    wider = functional.max_pool2d(shape.squeeze(1), 5, 1, 2).unsqueeze(1)
+    wider = _wider(shape.squeeze(1)).unsqueeze(1)
     return _Split(pictures, torch.lerp(here.motion, pace.expand_as(here.motion), wider))
 
 
@@ -284,6 +280,11 @@ def _thin_shapes(images: Tensor, random: torch.Generator) -> Tensor:
     along = along.abs() / between(2 / _SPAN, 12 / _SPAN, images, random)
     across = across.abs() / between(1 / _SPAN, 5 / _SPAN, images, random)
     return ((1 - torch.maximum(along, across)) * between(2, 8, images, random)).clamp(0, 1)
+
+
+def _wider(images: Tensor) -> Tensor:
+    """The greatest of the 5x5 values around each; along one side and then the other is less than half the work."""
+    return functional.max_pool2d(functional.max_pool2d(images, (5, 1), 1, (2, 0)), (1, 5), 1, (0, 2))
 
 
 def _soft_shapes(images: Tensor, random: torch.Generator) -> Tensor:

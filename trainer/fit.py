@@ -21,7 +21,7 @@ from contract import __version__
 from contract.clip import Clip
 from contract.errors import ConfigError, TrainingError
 from contract.source import without_credentials
-from trainer.batches import Batch, BatchMaker
+from trainer.batches import Batch, BatchMaker, made_ahead
 from trainer.budget import require_support
 from trainer.calibrate import calibrate_detector, take_samples
 from trainer.checkpoint import LAST_NAME, Checkpoint, load_tensors, save_atomically
@@ -176,18 +176,12 @@ def _train(
             chance = torch.Generator().manual_seed(
                 (settings.seed * 1_000_003 + state.epoch) * fabric.world_size + fabric.global_rank
             )
-            for which in order:
+            for batch in made_ahead(batches, training, order, chance):
                 share = fabric.broadcast(_share_done(state, len(losses), steps, time.monotonic() - started, settings))
                 if share >= 1:
                     break
                 _set_learning_rate(optimizer, settings.learning_rate, share)
-                batch = batches.training(training, which, chance)
-                seen = _add_noise(batch.disturbed, settings.noise, noise)
-                loss = _loss(model.redraw_and_compare(seen, batch.position), batch, loss_of, settings)
-                optimizer.zero_grad(set_to_none=True)
-                fabric.backward(loss)
-                optimizer.step()
-                losses.append(float(loss.detach()))
+                losses.append(training_step(fabric, model, optimizer, batch, loss_of, settings, noise))
                 if not math.isfinite(losses[-1]):
                     raise TrainingError(
                         f"the loss is {losses[-1]} at epoch {state.epoch + 1}; lower learning_rate, now "
@@ -206,6 +200,24 @@ def _train(
                 break
     records.finalize("success")
     return state
+
+
+def training_step(
+    fabric: Fabric,
+    model: Any,  # noqa: ANN401 - Fabric's wrapper
+    optimizer: Any,  # noqa: ANN401 - Fabric's wrapper
+    batch: Batch,
+    loss_of: LossFunction,
+    settings: FitSettings,
+    noise: torch.Generator,
+) -> float:
+    """Redraw a batch, improve the weights by it and return its loss."""
+    seen = _add_noise(batch.disturbed, settings.noise, noise)
+    loss = _loss(model.redraw_and_compare(seen, batch.position), batch, loss_of, settings)
+    optimizer.zero_grad(set_to_none=True)
+    fabric.backward(loss)
+    optimizer.step()
+    return float(loss.detach())
 
 
 def _is_over(state: _State, settings: FitSettings) -> bool:
