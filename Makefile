@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help install demo quality recall ablation bench bench-live bench-train gpu-check test lint types imports unit lock clean
+.PHONY: help install demo quality recall ablation bench bench-live bench-train faults gpu-check test lint types imports unit lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -42,6 +42,9 @@ bench-live: $(STAMP)  ## measure a worker's start, memory and delay on a real Ka
 bench-train: $(STAMP)  ## measure the trainer's steps beside those of a bare loop, write docs/benchmarks/train.md
 	@$(BIN)/python -m deploy.bench_train $(ARGS)
 
+faults: $(STAMP)  ## do to real workers on a real Kafka what kills such workers, write docs/benchmarks/faults.md
+	@$(BIN)/python -m deploy.faults $(ARGS)
+
 gpu-check: $(STAMP)  ## measure parity, throughput and training on this machine's GPU, write docs/benchmarks/gpu.md
 	@$(BIN)/python -m deploy.gpu_check $(ARGS)
 
@@ -65,4 +68,4 @@ lock: $(STAMP)  ## resolve pyproject.toml into requirements.lock again
 	    pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what the targets made
-	rm -rf .venv .cache demo-out quality-out recall-out ablation-out bench-out dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .cache demo-out quality-out recall-out ablation-out bench-out faults-out dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

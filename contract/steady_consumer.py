@@ -5,6 +5,10 @@ way there: a partition that waits for its offset to be validated is not fetched)
 cannot be told from a stalled one, nor from one whose broker is gone, so this one asks the broker.
 
 Having met a record that it cannot decode, it would return from no later poll; only a seek past the record helps.
+
+A poll whose time is over leaves a rejoin of the group half done, for the next poll to go on with. That one does not
+where the reason for it is gone, as when the topic's metadata came in between; heartbeats, stopped for the rejoin, then
+stay so until the group goes on without this member, which never notices.
 """
 
 import logging
@@ -58,6 +62,7 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
             StalledConsumerError: There are records that fetching does not bring; open another consumer.
             UnreadableRecordError: A record cannot be read; poll again to go on behind it.
         """
+        self._finish_rejoin()
         try:
             polled: dict[TopicPartition, list[Any]] = super().poll(timeout_ms, max_records, update_offsets)
         except (CorruptRecordError, UnsupportedCodecError) as error:
@@ -73,6 +78,12 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
     def seconds_since_answer(self) -> float:
         """Seconds since the broker last gave records or answered a question; grows while it does not answer."""
         return time.monotonic() - self._answered_at
+
+    def _finish_rejoin(self) -> None:
+        """Have the next poll go on with a rejoin that was begun."""
+        coordinator = self._coordinator
+        if coordinator is not None and coordinator.rejoining and not coordinator.need_rejoin():
+            coordinator.request_rejoin()
 
     def _passed_over(self, error: KafkaError) -> KafkaError:
         """Seek behind the record that the client stumbled over, and name it."""

@@ -750,7 +750,7 @@ def _accepts(port: int) -> bool:
 def _answers(bootstrap_servers: str, cluster_id: str) -> bool:
     """Whether the broker is in service, is the one of that cluster, and leads all its partitions."""
     try:
-        with _admin(bootstrap_servers, timeout_seconds=5.0) as admin:
+        with admin_client(bootstrap_servers, timeout_seconds=5.0) as admin:
             cluster = admin.describe_cluster()
             partitions = [partition for topic in admin.describe_topics() for partition in topic["partitions"]]
     except BrokerError:
@@ -770,7 +770,7 @@ def _cause(lines: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _admin(bootstrap_servers: str, timeout_seconds: float) -> Iterator[Any]:
+def admin_client(bootstrap_servers: str, timeout_seconds: float) -> Iterator[Any]:
     """Yield a kafka-python admin client; its errors become `BrokerError` here."""
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError
@@ -824,7 +824,7 @@ def create_topics(
         name: {"num_partitions": topic.partitions, "replication_factor": 1, "configs": dict(topic.config)}
         for name, topic in topics.items()
     }
-    with _admin(address, timeout_seconds) as admin:
+    with admin_client(address, timeout_seconds) as admin:
         from kafka.errors import TopicAlreadyExistsError
 
         answers = admin.create_topics(wanted, raise_errors=False)["topics"]

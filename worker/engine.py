@@ -241,7 +241,7 @@ class Engine:
         return Work(self._prepared, frames, decoded)
 
     def score(self, work: Work) -> Work:
-        """Score what was prepared.
+        """Score what was prepared; may be called again where it failed.
 
         Raises:
             BundleError: The model gives scores that are not finite.
@@ -251,8 +251,8 @@ class Engine:
         with self._timed("infer"):
             size = len(clips) if self._detector.scores_whole_batches else _CLIPS_AT_ONCE
             parts = [clips[start : start + size] for start in range(0, len(clips), size or 1)]
-            for scores, maps in self._crew.map(self._score_clips, parts, at_once=1):
-                work.scores.extend(zip(scores.tolist(), maps, strict=True))
+            scored = self._crew.map(self._score_clips, parts, at_once=1)
+            work.scores[:] = [one for scores, maps in scored for one in zip(scores.tolist(), maps, strict=True)]
         return work
 
     def follow(self, work: Work, is_wanted: Callable[[IncomingFrame], bool] = lambda _frame: True) -> list[Outcome]:

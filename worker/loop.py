@@ -25,7 +25,7 @@ from kafka.errors import (
 )
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
-from contract.errors import BrokerUnavailableError, FrameError
+from contract.errors import BrokerUnavailableError, BundleError, FrameError, FramewatchError
 from contract.steady_consumer import UnreadableRecordError
 from worker.engine import Engine, IncomingFrame, Outcome, Work
 from worker.kafka_clients import mapped_errors
@@ -48,6 +48,8 @@ from worker.transactions import AbortedError, Transactions, Watch, is_member
 
 _IDLE_POLL_MS: Final = 500
 _LEAST_POLL_MS: Final = 10
+_TRIES: Final = 3
+_TRY_AGAIN_SECONDS: Final = 0.5
 _POSITION_MS: Final = 1_000
 _LAG_EVERY_SECONDS: Final = 2.0
 _MOVING: Final = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
@@ -385,7 +387,18 @@ class WorkerLoop:
             _log.info("events go on", extra={"partition": partition.partition, "events": count})
 
     def _score(self, batch: "_Batch") -> "_Batch":
-        self._engine.score(batch.work)
+        for left in reversed(range(_TRIES)):
+            try:
+                self._engine.score(batch.work)
+            except BundleError:
+                raise
+            except FramewatchError as error:
+                if not left:
+                    raise
+                _log.warning("inference failed, %d more tries: %s", left, error)
+                self._stopping.wait(_TRY_AGAIN_SECONDS)
+            else:
+                break
         return batch
 
     def _publish(self, batch: "_Batch") -> None:

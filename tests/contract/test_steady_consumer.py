@@ -3,6 +3,7 @@ import time
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaTimeoutError
+from kafka.structs import MemberState
 
 from contract import steady_consumer
 from contract.steady_consumer import StalledConsumerError, SteadyConsumer, UnreadableRecordError
@@ -150,3 +151,26 @@ def test_a_member_without_partitions_still_asks_whether_the_broker_is_there(cons
     monkeypatch.setattr(consumer, "end_offsets", silent)
     consumer.poll()
     assert consumer.seconds_since_answer() >= 100
+
+
+@pytest.mark.parametrize("kind", [SteadyConsumer, KafkaConsumer])
+def test_a_rejoin_whose_reason_goes_away_while_it_is_half_done_is_finished(broker, kind):
+    """kafka-python's own consumer stays out of the group for good; where that fails, the client has mended it."""
+    create_topics(broker, {f"rejoin-{kind.__name__}": Topic(1)})
+    member = kind(
+        f"rejoin-{kind.__name__}", bootstrap_servers=broker.bootstrap_servers, group_id=f"rejoin-{kind.__name__}"
+    )
+    ends_at = time.monotonic() + 30
+    while member.group_metadata().state != MemberState.STABLE and time.monotonic() < ends_at:
+        member.poll(timeout_ms=100)
+    coordinator = member._coordinator
+    known = coordinator._metadata_snapshot
+    coordinator._metadata_snapshot = {"changed": set()}
+    while not coordinator.rejoining:
+        member.poll(timeout_ms=1)
+    coordinator._metadata_snapshot = known
+    for _ in range(20):
+        member.poll(timeout_ms=100)
+    finished = member.group_metadata().state == MemberState.STABLE
+    member.close(autocommit=False)
+    assert finished == (kind is SteadyConsumer)
