@@ -9,6 +9,8 @@ Having met a record that it cannot decode, it would return from no later poll; o
 A poll whose time is over leaves a rejoin of the group half done, for the next poll to go on with. That one does not
 where the reason for it is gone, as when the topic's metadata came in between; heartbeats, stopped for the rejoin, then
 stay so until the group goes on without this member, which never notices.
+
+A member whose static name another one has taken stops its heartbeats and goes on reading; this one says so.
 """
 
 import logging
@@ -16,7 +18,8 @@ import time
 from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import CorruptRecordError, KafkaError, UnsupportedCodecError
+from kafka.errors import CorruptRecordError, FencedInstanceIdError, KafkaError, UnsupportedCodecError
+from kafka.structs import MemberState
 
 CHECK_EVERY_SECONDS: Final = 5.0
 STALL_PATIENCE_SECONDS: Final = 60.0
@@ -61,8 +64,10 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
         Raises:
             StalledConsumerError: There are records that fetching does not bring; open another consumer.
             UnreadableRecordError: A record cannot be read; poll again to go on behind it.
+            FencedInstanceIdError: Another member has taken this one's static name.
         """
         self._finish_rejoin()
+        self._refuse_when_fenced()
         try:
             polled: dict[TopicPartition, list[Any]] = super().poll(timeout_ms, max_records, update_offsets)
         except (CorruptRecordError, UnsupportedCodecError) as error:
@@ -84,6 +89,16 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
         coordinator = self._coordinator
         if coordinator is not None and coordinator.rejoining and not coordinator.need_rejoin():
             coordinator.request_rejoin()
+
+    def _refuse_when_fenced(self) -> None:
+        coordinator = self._coordinator
+        if coordinator is None or coordinator.group_instance_id is None:
+            return
+        with coordinator._lock:  # noqa: SLF001
+            is_member = coordinator.state == MemberState.STABLE and not coordinator.rejoining
+            is_silent = not coordinator._heartbeat_enabled  # noqa: SLF001
+        if is_member and is_silent:
+            raise FencedInstanceIdError(f"another member has taken the name {coordinator.group_instance_id}")
 
     def _passed_over(self, error: KafkaError) -> KafkaError:
         """Seek behind the record that the client stumbled over, and name it."""

@@ -458,7 +458,7 @@ def topic_gone(stage: Stage) -> Row:
         "alerts and scores topics deleted",
         1,
         good,
-        seen=f"exit {child.poll()} after {took:.0f} s, {moved} offsets advanced: {said[:120]}",
+        seen=f"exit {child.poll()} after {took:.0f} s, {moved} offsets advanced: {said[:100]}",
     )
 
 
@@ -680,9 +680,9 @@ def page(told: dict[str, Row]) -> str:
         "# Faults",
         "",
         "`make faults` writes this page: every fault is done to real workers on a real Kafka, and what they told is",
-        "compared with an uninterrupted run over the same records. Missing: frames with neither a score nor a dead letter,",
-        "and alerts never told. Repeated, in exactly-once: told more than once. Different: scores by more than 1e-4,",
-        "alerts by anything but their pictures.",
+        "compared with an uninterrupted run over the same records. Missing: frames with neither a score nor a dead",
+        "letter, and alerts never told. Repeated, in exactly-once: told more than once. Different: scores by more than",
+        "1e-4, alerts by anything but their pictures.",
         "",
         *table(columns, [cells(name, row) for name, row in told.items()]),
         "",

@@ -10,6 +10,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
+    FencedInstanceIdError,
     GroupAuthorizationFailedError,
     IllegalStateError,
     KafkaConfigurationError,
@@ -186,6 +187,10 @@ def mapped_errors(kafka: KafkaSettings) -> Iterator[None]:
     except (TopicAuthorizationFailedError, GroupAuthorizationFailedError) as error:
         raise BrokerUnavailableError(
             f"the broker {kafka.bootstrap_servers} denies it: {describe_error(error)}"
+        ) from error
+    except FencedInstanceIdError as error:
+        raise BrokerUnavailableError(
+            f"another worker runs under group_instance_id {kafka.group_instance_id}; this one stops"
         ) from error
     except UnknownTopicOrPartitionError as error:
         raise BrokerUnavailableError(f"a topic is gone from the broker: {describe_error(error)}") from error

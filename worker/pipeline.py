@@ -10,6 +10,8 @@ from typing import Any, Final, Self
 
 _LOOK_EVERY_SECONDS: Final = 0.1
 _CLOSE_SECONDS: Final = 10.0
+# A step that never ends is not waited for where something failed already.
+_FAILED_CLOSE_SECONDS: Final = 0.5
 
 
 class Pipeline:
@@ -77,10 +79,10 @@ class Pipeline:
         return self
 
     def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        ends_at = time.monotonic() + _CLOSE_SECONDS
+        ends_at = time.monotonic() + (_CLOSE_SECONDS if error is None else _FAILED_CLOSE_SECONDS)
         for thread in self._threads:
             thread.join(max(0.0, ends_at - time.monotonic()))
 

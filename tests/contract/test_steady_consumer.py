@@ -2,7 +2,7 @@ import time
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import FencedInstanceIdError, KafkaTimeoutError
 from kafka.structs import MemberState
 
 from contract import steady_consumer
@@ -164,13 +164,37 @@ def test_a_rejoin_whose_reason_goes_away_while_it_is_half_done_is_finished(broke
     while member.group_metadata().state != MemberState.STABLE and time.monotonic() < ends_at:
         member.poll(timeout_ms=100)
     coordinator = member._coordinator
-    known = coordinator._metadata_snapshot
+    known, join = coordinator._metadata_snapshot, coordinator._do_join_and_sync_async
+
+    async def slow_join():
+        await coordinator._manager._net.sleep(0.5)
+        return await join()
+
+    coordinator._do_join_and_sync_async = slow_join
     coordinator._metadata_snapshot = {"changed": set()}
     while not coordinator.rejoining:
         member.poll(timeout_ms=1)
     coordinator._metadata_snapshot = known
-    for _ in range(20):
+    for _ in range(30):
         member.poll(timeout_ms=100)
     finished = member.group_metadata().state == MemberState.STABLE
     member.close(autocommit=False)
     assert finished == (kind is SteadyConsumer)
+
+
+def test_a_member_whose_name_another_has_taken_says_so(broker):
+    create_topics(broker, {"twins": Topic(1)})
+    configs = {"bootstrap_servers": broker.bootstrap_servers, "group_id": "twins", "group_instance_id": "twin",
+               "heartbeat_interval_ms": 200, "session_timeout_ms": 6000}  # fmt: skip
+    first, second = SteadyConsumer("twins", **configs), None
+    try:
+        first.poll(timeout_ms=5000)
+        second = SteadyConsumer("twins", **configs)
+        second.poll(timeout_ms=5000)
+        with pytest.raises(FencedInstanceIdError, match="twin"):
+            [first.poll(timeout_ms=100) for _ in range(100)]
+        second.poll(timeout_ms=500)
+    finally:
+        for member in (first, second):
+            if member is not None:
+                member.close(autocommit=False)
