@@ -179,6 +179,16 @@ class Scene:
                     with contextlib.suppress(UnreadableRecordError):
                         yield from reader.poll(timeout_ms=200).get(partition, [])
 
+    def unaccounted(self) -> int:
+        """Number of frames before the committed offsets of which neither a score nor a dead letter tells."""
+        told = {
+            (one["partition"], one["offset"]) for one in map(json.loads, (one.value for one in self.records("scores")))
+        }
+        for record in self.records("dead"):
+            headers = dict(record.headers)
+            told.add((int(headers["framewatch-partition"]), int(headers["framewatch-offset"])))
+        return sum((tp.partition, at) not in told for tp, end in self.committed().items() for at in range(end))
+
     def verify(self) -> Verified:
         """Compare what was told with an uninterrupted run."""
         scores, alerts = self._expected()

@@ -180,6 +180,8 @@ class WorkerLoop:
         self._progress = Progress()
         self._committed_at = clock()
         self._lag_at = 0.0
+        # Partitions of which the open transaction tells, and their tenures.
+        self._told_of: dict[TopicPartition, int] = {}
         # Partitions lost since the last batch went on its way.
         self._gone: set[TopicPartition] = set()
         # Partitions begun since then with something to go on from.
@@ -406,12 +408,15 @@ class WorkerLoop:
             self._publish_or_abort(batch)
         except AbortedError:
             self._metrics.aborted.inc()
+            self._told_of = {}
             self._progress.take_back()
 
     def _publish_or_abort(self, batch: "_Batch") -> None:
-        if self._transactions is not None and not self._transactions.belongs(batch.membership):
-            self._end_transaction(self._transactions)
         current = self._progress.tenures
+        if self._transactions is not None:
+            is_over = any(current.get(partition) != tenure for partition, tenure in self._told_of.items())
+            if is_over or not self._transactions.belongs(batch.membership):
+                self._end_transaction(self._transactions)
         outcomes = self._engine.follow(batch.work, lambda frame: batch.counts(batch.origin[id(frame)], current))
         letters = [letter for letter in batch.letters if batch.counts(letter[0], current)]
         for _ in letters:
@@ -436,13 +441,20 @@ class WorkerLoop:
         if not isinstance(self._outlet, Transactions):
             self._outlet.send(records)
             self._probes.answered()
-        elif batch.membership is not None and any(batch.counts_of(tp, tenures) for tp in _last_offsets(batch.records)):
+            return
+        counting = [tp for tp in _last_offsets(batch.records) if batch.counts_of(tp, tenures)]
+        if batch.membership is not None and counting:
+            self._told_of |= {partition: tenures[partition] for partition in counting}
             self._outlet.send(records, batch.membership)
 
     def _end_transaction(self, transactions: Transactions) -> None:
-        offsets = self._progress.uncommitted
+        tenures, self._told_of = self._told_of, {}
+        offsets = self._progress.uncommitted_of(tenures)
         with self._metrics.time_stage("commit"):
-            transactions.commit(offsets)
+            if offsets is None:
+                transactions.abort()
+            else:
+                transactions.commit(offsets)
         self._progress.commit(offsets)
         self._probes.answered()
 

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kafka import TopicPartition
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
@@ -63,6 +63,13 @@ class Progress:
     def uncommitted(self) -> dict[TopicPartition, OffsetAndMetadata]:
         """Offsets that are to be committed, and the state that goes with each; a copy."""
         with self._lock:
+            return dict(self._uncommitted)
+
+    def uncommitted_of(self, tenures: Mapping[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata] | None:
+        """What is to be committed; None where one of some tenures is over."""
+        with self._lock:
+            if any(self._tenures.get(partition) != tenure for partition, tenure in tenures.items()):
+                return None
             return dict(self._uncommitted)
 
     @property

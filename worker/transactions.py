@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from kafka import TopicPartition
 from kafka.errors import FencedInstanceIdError, KafkaError
@@ -116,6 +116,17 @@ class Transactions:
             raise self._lost(error) from error
         self._membership, self._sent, self._failures = None, [], 0
 
+    def abort(self) -> NoReturn:
+        """Give up the open transaction, because not all that it tells of is this worker's any more.
+
+        Raises:
+            AbortedError: Always.
+            DeliveryError: The broker refuses another.
+        """
+        _log.info("transaction given up, partitions of it were lost")
+        self._renew()
+        raise AbortedError
+
     def close(self, timeout_seconds: float) -> None:
         """Close the producer within a time; what was not committed is not there."""
         self._producer.close(timeout=timeout_seconds)
@@ -139,16 +150,19 @@ class Transactions:
 
     def _lost(self, error: Exception) -> Exception:
         """Discard the producer, open another, and say how to go on."""
-        self._membership, self._sent = None, []
         self._failures += 1
         if isinstance(error, FencedInstanceIdError):
             return DeliveryError("another worker runs under this group_instance_id; this one stops")
         if self._failures >= _TRIES:
             return DeliveryError(f"{_TRIES} transactions in a row failed, the last with {describe_error(error)}")
         _log.warning("transaction aborted, its frames are done again: %s", describe_error(error))
+        self._renew()
+        return AbortedError()
+
+    def _renew(self) -> None:
+        self._membership, self._sent = None, []
         self._producer.close(timeout=0)
         self._producer = self._open()
-        return AbortedError()
 
     def _open(self) -> Any:  # noqa: ANN401 - the client's own type has no annotations
         producer = open_producer(self._kafka, transactional_id=self._id)

@@ -161,9 +161,10 @@ def test_a_rejoin_whose_reason_goes_away_while_it_is_half_done_is_finished(broke
         f"rejoin-{kind.__name__}", bootstrap_servers=broker.bootstrap_servers, group_id=f"rejoin-{kind.__name__}"
     )
     ends_at = time.monotonic() + 30
-    while member.group_metadata().state != MemberState.STABLE and time.monotonic() < ends_at:
-        member.poll(timeout_ms=100)
     coordinator = member._coordinator
+    while coordinator.state != MemberState.STABLE or coordinator.need_rejoin():
+        assert time.monotonic() < ends_at
+        member.poll(timeout_ms=500)
     known, join = coordinator._metadata_snapshot, coordinator._do_join_and_sync_async
 
     async def slow_join():

@@ -119,6 +119,10 @@ class PlayedTransactions(Transactions):
         self._membership = membership
         self.kept += records
 
+    def abort(self):
+        self.kept, self._membership = [], None
+        raise AbortedError
+
     def commit(self, offsets):
         if self._membership is None:
             return
@@ -341,6 +345,28 @@ def test_what_a_lost_transaction_held_is_done_again_and_told_once(fails):
     assert made.values["alerts"] == once.values["alerts"]
     assert committed(made.journal) == {0: len(levels)}
     assert f"framewatch_transactions_aborted_total {len(fails)}.0" in scrape(made.metrics)
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_transaction_that_tells_of_a_partition_lost_since_is_given_up(comes_back):
+    both = [record(i, partition=number) for i in range(8) for number in (0, 1)]
+    made = make(both, batch=4, commit_interval_ms=400, fails=[0])
+    original, polls = made.source.poll, itertools.count()
+
+    def poll(timeout_ms, max_records):
+        if next(polls) == 2:
+            made.loop._pipeline.drain()
+            assert made.loop._transactions.kept
+            lose(made, 0, comes_back=comes_back)
+        return original(timeout_ms, max_records)
+
+    made.source.poll = poll
+    stops = itertools.count()
+    made.source.on_empty = lambda: made.loop.stop() if next(stops) > 30 else time.sleep(0.01)
+    made.loop.run()
+    told = [(json.loads(value)["partition"], json.loads(value)["offset"]) for value in made.values["scores"]]
+    expected = [(1, offset) for offset in range(8)] + [(0, offset) for offset in range(8) if comes_back]
+    assert sorted(told) == sorted(expected)
 
 
 def test_a_transaction_is_of_one_generation():
