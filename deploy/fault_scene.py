@@ -39,6 +39,7 @@ STOP_SECONDS: Final = 8.0
 _PARTITIONS: Final = 4
 _SENT_AT_ONCE: Final = 64
 _DONE_SECONDS: Final = 240.0
+_READ_SECONDS: Final = 90.0
 _SAME_SCORE: Final = 1e-4
 _RULE: Final = EventRule(min_frames=2, gap_frames=4)
 _AT_ONCE: Final = 64
@@ -163,19 +164,30 @@ class Scene:
         return ends
 
     def records(self, kind: str) -> Iterator[Any]:
-        """Read a topic as a consumer of committed records does; what it cannot read is left out."""
+        """Read a topic to its end as a consumer of committed records does; what it cannot read is left out.
+
+        Where a transaction is open it waits until the broker has ended it.
+
+        Raises:
+            FaultError: The end is not reached.
+        """
+        topic, servers = self.topic(kind), self.broker.bootstrap_servers
+        with closing(KafkaConsumer(bootstrap_servers=servers, group_id=None)) as plain:
+            numbers = plain.partitions_for_topic(topic)
+            ends = plain.end_offsets([TopicPartition(topic, number) for number in sorted(numbers)])
         with closing(
             SteadyConsumer(
-                bootstrap_servers=self.broker.bootstrap_servers, group_id=None, isolation_level="read_committed",
+                bootstrap_servers=servers, group_id=None, isolation_level="read_committed",
                 max_partition_fetch_bytes=16 * 2**20,
             )
         ) as reader:  # fmt: skip
-            topic = self.topic(kind)
-            for partition in sorted(TopicPartition(topic, number) for number in reader.partitions_for_topic(topic)):
+            for partition, end in ends.items():
                 reader.assign([partition])
-                end = reader.end_offsets([partition])[partition]
                 reader.seek(partition, reader.beginning_offsets([partition])[partition])
+                gives_up_at = time.monotonic() + _READ_SECONDS
                 while reader.position(partition) < end:
+                    if time.monotonic() > gives_up_at:
+                        raise FaultError(f"{topic} is not readable beyond {reader.position(partition)} of {end}")
                     with contextlib.suppress(UnreadableRecordError):
                         yield from reader.poll(timeout_ms=200).get(partition, [])
 

@@ -185,6 +185,10 @@ def broker_suspended(stage: Stage) -> Row:
             fleet.start(1)
             scene.send(stage.of(3000, 400))
             fleet.wait_done()
+            # What the first frames allocate is kept for those that follow.
+            scene.send(600)
+            fleet.wait_done()
+            time.sleep(2)
             before = _resident(fleet.child().pid)
             broker.suspend()
             time.sleep(stage.of(60, 8))

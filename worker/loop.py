@@ -10,9 +10,8 @@ them, each step on a thread of its own and in the batches' order.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final, Protocol
 
 from kafka import TopicPartition
@@ -110,6 +109,7 @@ class _Batch:
         membership: Of the group when they were, for the transaction they go into.
         begun: Partitions begun since, and what was committed of them; their cameras go on from there.
         letters: Records of no camera, and why.
+        late: Frames that are passed over.
         is_commit: Whether it is there to have what was published before it committed.
         origin: Record of each frame, by the frame's identity.
         work: What the engine makes of them.
@@ -122,6 +122,7 @@ class _Batch:
     begun: dict[TopicPartition, OffsetAndMetadata] = field(default_factory=dict)
     is_commit: bool = False
     letters: list[tuple[Any, FrameError]] = field(default_factory=list)
+    late: list[IncomingFrame] = field(default_factory=list)
     origin: dict[int, Any] = field(default_factory=dict)
     work: Work = field(default_factory=lambda: Work(0, (), ()))
 
@@ -368,19 +369,40 @@ class WorkerLoop:
         for partition, committed in batch.begun.items():
             self._restore(partition, committed)
         frames: list[IncomingFrame] = []
+        now_ms = time.time() * 1000
         for record in batch.records:
             try:
-                frame = read_frame(record)
+                frame = self._read(record)
             except FrameError as error:
                 batch.letters.append((record, error))
+                continue
+            batch.origin[id(frame)] = record
+            if self._is_late(frame, now_ms):
+                batch.late.append(frame)
             else:
                 frames.append(frame)
-                batch.origin[id(frame)] = record
         batch.work = self._engine.prepare(frames)
         return batch
 
+    def _read(self, record: Any) -> IncomingFrame:  # noqa: ANN401
+        frame = read_frame(record)
+        allowed = self._settings.allowed_cameras
+        if allowed is not None and frame.camera_id not in allowed:
+            raise FrameError("camera_not_allowed", f"camera {frame.camera_id} is not among allowed_cameras")
+        return frame
+
+    def _is_late(self, frame: IncomingFrame, now_ms: float) -> bool:
+        late = self._settings.late
+        age_seconds = capture_delay_seconds(frame.captured_at_ms, now_ms)
+        return late.policy == "skip_to_fresh" and age_seconds is not None and age_seconds > late.max_age_seconds
+
     def _restore(self, partition: TopicPartition, committed: OffsetAndMetadata) -> None:
-        read = partial(self._read_back, partition)
+        allowed = self._settings.allowed_cameras
+
+        def read(first: int, end: int) -> Iterator[IncomingFrame]:
+            frames = self._read_back(partition, first, end)
+            return (frame for frame in frames if allowed is None or frame.camera_id in allowed)
+
         with self._metrics.time_stage("restore"):
             count = self._engine.restore(
                 partition.topic, partition.partition, committed.metadata, committed.offset, read
@@ -427,6 +449,9 @@ class WorkerLoop:
         for outcome in outcomes:
             self._count(outcome, batch.origin[id(outcome.frame)])
         self._count_letters(letters)
+        for frame in batch.late:
+            if batch.counts(batch.origin[id(frame)], current):
+                self._metrics.skipped.labels(self._metrics.camera_label(frame.camera_id), "late").inc()
         if batch.records:
             self._metrics.batch_frames.observe(len(outcomes))
         for partition, offset in _last_offsets(batch.records).items():

@@ -168,6 +168,17 @@ class BatchSettings(FrozenModel):
     """Time between two commits; what a killed worker did since its last is done again."""
 
 
+class LateSettings(FrozenModel):
+    """What becomes of frames that come late, as after an outage."""
+
+    policy: Literal["process_all", "skip_to_fresh"] = "process_all"
+    """``skip_to_fresh`` passes over frames older than ``max_age_seconds``, so that alerts are of now; events then end
+    where they were, and a replay of the topic skips what it finds old."""
+
+    max_age_seconds: float = Field(default=30, gt=0, le=86_400)
+    """Age from which a frame is late, by its capture time; one whose capture time cannot be true never is."""
+
+
 class HttpSettings(FrozenModel):
     """Where metrics and probes are served."""
 
@@ -209,6 +220,12 @@ class WorkerSettings(Settings):
 
     event_rule: EventRuleChanges = EventRuleChanges()
     """How scores become events, where it is to differ from the bundle's rule."""
+
+    allowed_cameras: tuple[str, ...] | None = None
+    """Cameras whose frames are scored; those of others are dead letters. All where not set."""
+
+    late: LateSettings = LateSettings()
+    """Late frames."""
 
     max_cameras: int = Field(default=4096, ge=1, le=1_000_000)
     """Cameras followed at once; the one idle longest without an event is forgotten for a new one."""

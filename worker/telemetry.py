@@ -58,6 +58,9 @@ class Metrics:
         self.lag = Gauge(
             "framewatch_lag_frames", "Frames on the topic behind the last scored", ["partition"], registry=self.registry
         )
+        self.skipped = Counter(
+            "framewatch_frames_skipped", "Frames passed over by a policy", ["camera", "cause"], registry=self.registry
+        )
         self.missed = Counter(
             "framewatch_frames_missed", "Frames that retention deleted before they were read", ["partition"],
             registry=self.registry,

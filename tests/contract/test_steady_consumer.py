@@ -199,3 +199,22 @@ def test_a_member_whose_name_another_has_taken_says_so(broker):
         for member in (first, second):
             if member is not None:
                 member.close(autocommit=False)
+
+
+def test_a_poll_while_a_heartbeat_is_unanswered_waits_and_turns_once(broker, monkeypatch):
+    monkeypatch.setattr(steady_consumer, "_OVERDUE_SECONDS", 0.0)
+    member = SteadyConsumer(bootstrap_servers=broker.bootstrap_servers, group_id="overdue")
+    turns = []
+    monkeypatch.setattr(member, "_poll_once", lambda timer, *_arguments, **_named: turns.append(timer) or {})
+    monkeypatch.setattr(member._coordinator, "time_to_next_poll", lambda: 0.0)
+    member.poll(timeout_ms=100)
+    turns.clear()
+    began = time.monotonic()
+    assert member.poll(timeout_ms=200) == {}
+    assert time.monotonic() - began >= 0.2
+    assert len(turns) == 1
+    monkeypatch.setattr(member._coordinator, "time_to_next_poll", lambda: 1.0)
+    member.poll(timeout_ms=20)
+    assert len(turns) > 2
+    monkeypatch.undo()
+    member.close(autocommit=False)

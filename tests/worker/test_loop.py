@@ -140,13 +140,14 @@ def no_watch(_name, _seconds):
     yield
 
 
-def make(records, *, batch=4, deliver=None, scores="scores", commit_interval_ms=10, probes=None, fails=()):
+def make(records, *, batch=4, deliver=None, scores="scores", commit_interval_ms=10, probes=None, fails=(), **more):
     journal, values = [], defaultdict(list)
     source = Source(records, journal)
     settings = WorkerSettings(
         bundle="unused",
         batch={"max_frames": batch, "commit_interval_ms": commit_interval_ms, "deadline_ms": 10_000},
         kafka={"scores_topic": scores},
+        **more,
     )
     metrics, losses = Metrics(), Losses()
     probes = probes or Probes(60)
@@ -619,3 +620,24 @@ def test_probes_tell_alive_and_ready():
     probes.turn()
     assert scrape(metrics, "/livez", probes) == "ok\n"
     assert scrape(metrics, "/elsewhere", probes).startswith("404")
+
+
+def test_frames_of_cameras_that_are_not_allowed_are_dead_letters():
+    made = make([record(0, key=b"door"), record(1, key=b"yard"), record(2, key=b"door")], allowed_cameras=["door"])
+    made.loop.run()
+    assert scored_offsets(made) == [0, 2]
+    assert len(made.values["frames.dead-letter"]) == 1
+    assert 'framewatch_dead_letters_total{reason="camera_not_allowed"} 1.0' in scrape(made.metrics)
+
+
+@pytest.mark.parametrize(("policy", "done"), [("process_all", [0, 1, 2, 3]), ("skip_to_fresh", [1, 2, 3])])
+def test_late_frames_are_done_or_passed_over_and_counted(policy, done):
+    now_ms = round(time.time() * 1000)
+    times = [now_ms - 60_000, now_ms - 1000, now_ms + 3_600_000, 7]
+    records = [record(i, timestamp=at_ms) for i, at_ms in enumerate(times)]
+    made = make(records, late={"policy": policy, "max_age_seconds": 20})
+    made.loop.run()
+    assert scored_offsets(made) == done
+    assert committed(made.journal) == {0: 4}
+    counted = 'framewatch_frames_skipped_total{camera="door",cause="late"} 1.0' in scrape(made.metrics)
+    assert counted == (policy == "skip_to_fresh")
