@@ -1,5 +1,6 @@
 """The worker's command line; the only place that reads settings and wires real clients."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -210,6 +211,98 @@ def alerts(
                 live.update(table.render())
 
 
+dead_letters = typer.Typer(
+    help="What could not be scored, and why.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+app.add_typer(dead_letters, name="dead-letters")
+
+LetterTopic = Annotated[str | None, typer.Option("--topic", help="Topic of dead letters; the settings' if not given.")]
+Reason = Annotated[str | None, typer.Option(help="Of this reason alone, such as truncated.")]
+Camera = Annotated[str | None, typer.Option("--camera-id", help="Of this camera alone.")]
+
+
+@dead_letters.command("list")
+def list_letters(
+    reason: Reason = None,
+    camera_id: Camera = None,
+    topic: LetterTopic = None,
+    config: Config = None,
+    bootstrap_servers: Servers = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a letter.")] = False,
+) -> None:
+    """List dead letters, one line each: place, time, reason, camera, bytes, and what was wrong."""
+    from worker.dead_letters import Wanted, read_letters
+
+    kafka = _letter_settings(config, bootstrap_servers, topic)
+    for letter in read_letters(kafka, Wanted(reason, camera_id)):
+        told = letter.as_json()
+        if as_json:
+            sys.stdout.write(json.dumps(told) + "\n")
+        else:
+            line = (
+                f"{told['place']:>10}  {told['at']}  {told['reason']:<20} {told['camera'] or '-':<16} "
+                f"{told['bytes']:>9}  {told['error']}"
+            )
+            # Whoever may write to the topic chose these texts.
+            sys.stdout.write((line if line.isprintable() else ascii(line)[1:-1]) + "\n")
+
+
+@dead_letters.command("show")
+def show_letter(
+    place: Annotated[str, typer.Argument(help="PARTITION:OFFSET, as listed.")],
+    out: Annotated[Path | None, typer.Option(help="File for the bytes as they came.")] = None,
+    topic: LetterTopic = None,
+    config: Config = None,
+    bootstrap_servers: Servers = None,
+) -> None:
+    """Show one dead letter's headers, and write its bytes to a file."""
+    from worker.dead_letters import Wanted, read_letters
+
+    kafka = _letter_settings(config, bootstrap_servers, topic)
+    letter = next(iter(read_letters(kafka, Wanted(places=(place,)))), None)
+    if letter is None:
+        raise ConfigError(f"there is no dead letter at {place} of {kafka.dead_letter_topic}")
+    if out is not None and not letter.is_whole:
+        raise ConfigError(f"dead letter {place} has not the bytes that came, there is nothing to write")
+    for name, text in letter.as_json().items():
+        typer.echo(f"{name}: {ascii(text).strip(chr(39))}")
+    for name, value in letter.headers:
+        typer.echo(f"header {name!a}: {ascii(value)[2:-1][:200]}")
+    if out is not None:
+        out.write_bytes(letter.value or b"")
+        _say_path(out)
+
+
+@dead_letters.command("republish")
+def republish_letters(
+    places: Annotated[
+        list[str] | None, typer.Argument(help="PARTITION:OFFSET of letters; all that match if none.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="Topic of frames; the settings' if not given.")] = None,
+    reason: Reason = None,
+    camera_id: Camera = None,
+    topic: LetterTopic = None,
+    config: Config = None,
+    bootstrap_servers: Servers = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Every letter, where nothing else says which.")] = False,
+) -> None:
+    """Send dead letters to the frames topic again, as they came; they stay where they are."""
+    from worker.dead_letters import Wanted, read_letters, republish
+
+    if not (places or reason or camera_id or every):
+        raise ConfigError("say which: PARTITION:OFFSET, --reason, --camera-id or --all")
+    kafka = _letter_settings(config, bootstrap_servers, topic)
+    letters = list(read_letters(kafka, Wanted(reason, camera_id, tuple(places or ()))))
+    count = republish(kafka, letters, to or kafka.frames_topic)
+    _console.print(f"{count} dead letters sent to {to or kafka.frames_topic}", highlight=False)
+
+
+def _letter_settings(config: Path | None, servers: str | None, topic: str | None) -> KafkaSettings:
+    return _kafka_settings(config, servers, {"kafka.dead_letter_topic": topic})
+
+
 def _worker_settings(
     config: Path | None, bundle: Path | None, servers: str | None, provider: str | None, flags: dict[str, Any]
 ) -> WorkerSettings:
@@ -217,9 +310,9 @@ def _worker_settings(
     return load_settings(WorkerSettings, file=config, flags={**named, **flags}, environment=True)
 
 
-def _kafka_settings(config: Path | None, servers: str | None) -> KafkaSettings:
+def _kafka_settings(config: Path | None, servers: str | None, more: dict[str, Any] | None = None) -> KafkaSettings:
     # These commands need no bundle, but read the same file and environment as `run`.
-    flags = {"kafka.bootstrap_servers": servers}
+    flags = {"kafka.bootstrap_servers": servers, **(more or {})}
     settings = load_settings(WorkerSettings, file=config, flags=flags, environment=True, fallback={"bundle": Path()})
     set_up_logs(settings.log_format, "WARNING")
     return settings.kafka
