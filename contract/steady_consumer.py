@@ -7,8 +7,9 @@ cannot be told from a stalled one, nor from one whose broker is gone, so this on
 Having met a record that it cannot decode, it would return from no later poll; only a seek past the record helps.
 
 A poll whose time is over leaves a rejoin of the group half done, for the next poll to go on with. That one does not
-where the reason for it is gone, as when the topic's metadata came in between; heartbeats, stopped for the rejoin, then
-stay so until the group goes on without this member, which never notices.
+where the reason for it is gone, as when the topic's metadata came in between: heartbeats, stopped for the rejoin, then
+stay so until the group goes on without this member, which never notices. Nor does it where the rejoin has come to its
+end in between: it begins another, and the whole group with it, ten times a second where polls are short.
 
 While a heartbeat waits for its answer, a poll does not wait: it turns some hundred times a second, and every turn
 leaves a few kilobytes with the fetch that waits too. So this one sleeps in its place.
@@ -47,6 +48,27 @@ class UnreadableRecordError(KafkaError):  # type: ignore[misc]
         super().__init__(f"{partition.topic}[{partition.partition}]@{offset} cannot be read: {cause}")
         self.partition = partition
         self.offset = offset
+
+
+class _Joining:
+    """A rejoin under way that is not called done before its result was taken, unless it failed.
+
+    Args:
+        future: The client's.
+    """
+
+    def __init__(self, future: Any) -> None:  # noqa: ANN401
+        self._future = future
+        self.add_callback = future.add_callback
+        self.add_errback = future.add_errback
+
+    @property
+    def is_done(self) -> bool:
+        """What the client asks before it begins another."""
+        return bool(self._future.failed())
+
+    def __await__(self) -> Any:  # noqa: ANN401
+        return self._future.__await__()
 
 
 class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
@@ -93,14 +115,21 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
         return time.monotonic() - self._answered_at
 
     def _finish_rejoin(self) -> None:
-        """Have the next poll go on with a rejoin that was begun."""
+        """Have the next poll go on with a rejoin that was begun, and take its result where it has come to its end."""
         coordinator = self._coordinator
-        if coordinator is not None and coordinator.rejoining and not coordinator.need_rejoin():
+        if not coordinator.rejoining:
+            return
+        if not coordinator.need_rejoin():
             coordinator.request_rejoin()
+        joining = coordinator._join_task  # noqa: SLF001
+        if joining is not None and not isinstance(joining, _Joining):
+            coordinator._join_task = _Joining(joining)  # noqa: SLF001
 
     def _is_unanswered(self) -> bool:
         """Whether a heartbeat has been due for a second."""
-        if self.config["group_id"] is None or self._coordinator.time_to_next_poll() > 0:
+        coordinator = self._coordinator
+        is_due = self.config["group_id"] is not None and coordinator.time_to_next_poll() <= 0
+        if not is_due or coordinator.rejoining or coordinator.state != MemberState.STABLE:
             self._overdue_since = None
             return False
         now = time.monotonic()
@@ -109,7 +138,7 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
 
     def _refuse_when_fenced(self) -> None:
         coordinator = self._coordinator
-        if coordinator is None or coordinator.group_instance_id is None:
+        if coordinator.group_instance_id is None:
             return
         with coordinator._lock:  # noqa: SLF001
             is_member = coordinator.state == MemberState.STABLE and not coordinator.rejoining

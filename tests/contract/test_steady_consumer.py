@@ -183,6 +183,28 @@ def test_a_rejoin_whose_reason_goes_away_while_it_is_half_done_is_finished(broke
     assert finished == (kind is SteadyConsumer)
 
 
+def test_a_rejoin_that_ends_between_two_polls_is_not_begun_again(broker, monkeypatch):
+    create_topics(broker, {"between": Topic(1)})
+    member = SteadyConsumer("between", bootstrap_servers=broker.bootstrap_servers, group_id="between")
+    coordinator = member._coordinator
+    joins, join = [], coordinator._do_join_and_sync_async
+
+    def counted():
+        joins.append(time.monotonic())
+        return join()
+
+    monkeypatch.setattr(coordinator, "_do_join_and_sync_async", counted)
+    ends_at = time.monotonic() + 30
+    while coordinator.state != MemberState.STABLE or coordinator.need_rejoin():
+        assert time.monotonic() < ends_at
+        # Too short for a join to end within it; it ends in the pause.
+        member.poll(timeout_ms=1)
+        time.sleep(0.2)
+    member.close(autocommit=False)
+    # The first is answered with a member id; the topic's metadata may ask for one more.
+    assert len(joins) <= 4
+
+
 def test_a_member_whose_name_another_has_taken_says_so(broker):
     create_topics(broker, {"twins": Topic(1)})
     configs = {"bootstrap_servers": broker.bootstrap_servers, "group_id": "twins", "group_instance_id": "twin",
@@ -207,6 +229,7 @@ def test_a_poll_while_a_heartbeat_is_unanswered_waits_and_turns_once(broker, mon
     turns = []
     monkeypatch.setattr(member, "_poll_once", lambda timer, *_arguments, **_named: turns.append(timer) or {})
     monkeypatch.setattr(member._coordinator, "time_to_next_poll", lambda: 0.0)
+    member._coordinator.state = MemberState.STABLE
     member.poll(timeout_ms=100)
     turns.clear()
     began = time.monotonic()
@@ -217,4 +240,5 @@ def test_a_poll_while_a_heartbeat_is_unanswered_waits_and_turns_once(broker, mon
     member.poll(timeout_ms=20)
     assert len(turns) > 2
     monkeypatch.undo()
+    member._coordinator.state = MemberState.UNJOINED
     member.close(autocommit=False)
