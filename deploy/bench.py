@@ -65,6 +65,8 @@ _LARGE: Final = (1920, 1080)
 _LARGE_FRAMES: Final = 40
 _TIMES: Final = 5
 _MODEL_BATCH: Final = 8
+_OFTEN_MS: Final = 100
+DELIVERIES: Final = ("at_least_once", "exactly_once")
 _MAX_FOREIGN_CORES: Final = 0.15
 _MAX_REPEATS: Final = 3
 _SHORT_FRAMES: Final = 600
@@ -80,7 +82,7 @@ _console = Console(stderr=True)
 def bench(
     presets: Annotated[str, typer.Option(help="Presets to measure, separated by commas.")] = "balanced",
     frames: Annotated[int, typer.Option(min=200, help="Frames of one repetition.")] = 6000,
-    peer_frames: Annotated[int, typer.Option(min=100, help="Of them, those that the other loops do.")] = 1500,
+    peer_frames: Annotated[int, typer.Option(min=100, help="Of them, those that the other loops do.")] = 1200,
     repetitions: Annotated[int, typer.Option(min=1, help="Of everything, interleaved.")] = 5,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     *,
@@ -223,10 +225,18 @@ def _repetition(
         its_own = f"{group}-{'-'.join((name, *options))}"
         return lambda: _loop_rate(name, bundle, broker.bootstrap_servers, frames[1], its_own, peers, *options)
 
+    def often(delivery: str) -> Callable[[], Rate]:
+        def measure(tried: int) -> Rate:
+            its_own = f"{group}-{delivery}-{tried}"
+            return worker_rate(bundle, broker, frames[0] // 2, its_own, delivery, _OFTEN_MS)
+
+        return lambda: _quiet(measure)
+
     measures: list[tuple[str, Callable[[], Any]]] = [
         ("worker", lambda: _quiet(lambda tried: worker_rate(bundle, broker, frames[0], f"{group}-{tried}"))),
         ("stages", lambda: stage_costs(bundle, encoded, broker.bootstrap_servers, f"{group}-stages")),
     ]
+    measures += [(delivery, often(delivery)) for delivery in DELIVERIES]
     for name in LOOPS:
         measures += [
             (name, loop(name, "--threads", "0")),
@@ -250,10 +260,25 @@ def _quiet(measure: Callable[[int], Rate]) -> Rate:
     return rate
 
 
-def worker_rate(bundle: Path, broker: LocalBroker, frames: int, group: str) -> Rate:
-    """Let a worker read the whole topic, and tell its rate from the tenth of it on."""
-    kafka = {"bootstrap_servers": broker.bootstrap_servers, "group_id": group, "auto_offset_reset": "earliest"}
-    settings = {"bundle": str(bundle), "log_level": "INFO", "kafka": kafka}
+def worker_rate(
+    bundle: Path, broker: LocalBroker, frames: int, group: str, delivery: str = "at_least_once", commit_ms: int = 500
+) -> Rate:
+    """Let a worker read so many frames of the topic, and tell its rate from the tenth of them on.
+
+    Args:
+        bundle: It runs.
+        broker: Holds the topic.
+        frames: That the topic holds at least.
+        group: The worker's.
+        delivery: Setting ``kafka.delivery``.
+        commit_ms: Setting ``batch.commit_interval_ms``.
+    """
+    kafka = {
+        "bootstrap_servers": broker.bootstrap_servers, "group_id": group, "auto_offset_reset": "earliest",
+        "delivery": delivery,
+    }  # fmt: skip
+    batch = {"commit_interval_ms": commit_ms}
+    settings = {"bundle": str(bundle), "log_level": "INFO", "kafka": kafka, "batch": batch}
     with WorkerProcess(OUT, settings) as worker:
         worker.wait_until_ready(_READY_SECONDS)
         # From when it is warm to its last frame.
@@ -439,6 +464,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "pipeline_efficiency": median([efficiency(run) for run in runs]),
         **{f"vs_{name}": median([times(name, run) for run in runs]) for name in LOOPS},
         **{f"vs_{name}_our_preprocessing": median([times_ours(name, run) for run in runs]) for name in LOOPS},
+        "exactly_once_share": median([_share(run) for run in runs]),
         "model_share": median([run["stages"]["model"] / run["worker"].cpu_ms for run in runs]),
         "worker_cpu_ms": median([run["worker"].cpu_ms for run in runs]),
         "stage_cpu_ms": {name: median([run["stages"][name] for run in runs]) for name in runs[0]["stages"]},
@@ -467,6 +493,11 @@ def say_versions(told: dict[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in told["versions"].items())
 
 
+def _share(run: dict[str, Any]) -> float:
+    """Rate of exactly-once in that of at-least-once, both committing every 100 ms."""
+    return float(run["exactly_once"].frames_per_second / run["at_least_once"].frames_per_second)
+
+
 def page(told: dict[str, Any]) -> str:
     """Write the figures as a page."""
     rows = [
@@ -475,6 +506,7 @@ def page(told: dict[str, Any]) -> str:
             "{:.0f} ({:.0f} to {:.0f})".format(one["frames_per_second"], *one["frames_per_second_spread"]),
             f"{one['pipeline_efficiency']:.2f}",
             *(f"{one[f'vs_{name}']:.2f}, {one[f'vs_{name}_our_preprocessing']:.2f}" for name in LOOPS),
+            f"{one['exactly_once_share']:.2f}",
             f"{one['model_share']:.2f}",
             f"{one['worker_cpu_ms']:.2f}",
             *(f"{one['stage_cpu_ms'][name]:.2f}" for name in ("kafka", "decode", "motion", "model")),
@@ -484,7 +516,7 @@ def page(told: dict[str, Any]) -> str:
     ]
     columns = (
         "preset", "frames/s", "pipeline_efficiency",
-        *(f"vs_{name}, with our preprocessing" for name in LOOPS), "model_share",
+        *(f"vs_{name}, with our preprocessing" for name in LOOPS), "exactly-once / at-least-once", "model_share",
         "worker, ms", "Kafka, ms", "decoding, ms", "motion, ms", "model, ms", "broker, cores",
     )  # fmt: skip
     repetitions = next(iter(told["presets"].values()))["repetitions"]
@@ -496,7 +528,8 @@ def page(told: dict[str, Any]) -> str:
             "Written by `make bench`; `deploy/bench.py` says what each figure is. JPEG frames of 640x360, four",
             f"cameras in the room, a real Kafka on the {told['cores']} cores, {told['precision']}; medians of",
             f"{repetitions} repetitions of {told['frames']} frames ({told['peer_frames']} by the other loops);",
-            f"milliseconds are CPU time a frame. {about}.",
+            "milliseconds are CPU time a frame. Exactly-once and at-least-once both commit every",
+            f"{_OFTEN_MS} ms and do half of the frames. {about}.",
             "",
             *table(columns, rows),
             "",
