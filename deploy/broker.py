@@ -145,6 +145,38 @@ class Topic:
     config: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Secured:
+    """A further listener that takes TLS connections of users with passwords, and an authorizer for what they may do.
+
+    Clients of the plain listener stay as they are: they may do everything.
+
+    Attributes:
+        keystore: PEM file of the server's key, PKCS 8, and of its certificates.
+        users: Passwords by name; they log in by SCRAM-SHA-512 or PLAIN, or by OAUTHBEARER with an unsigned token.
+    """
+
+    keystore: Path
+    users: Mapping[str, str]
+
+    def properties(self, name: str) -> dict[str, str]:
+        """Kafka's settings for a listener of a name."""
+        listener = f"listener.name.{name.lower()}"
+        known = " ".join(f'user_{user}="{password}"' for user, password in self.users.items())
+        modules = "org.apache.kafka.common.security"
+        return {
+            f"{listener}.ssl.keystore.type": "PEM",
+            f"{listener}.ssl.keystore.location": str(self.keystore.resolve()),
+            f"{listener}.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN,OAUTHBEARER",
+            f"{listener}.scram-sha-512.sasl.jaas.config": f"{modules}.scram.ScramLoginModule required;",
+            f"{listener}.plain.sasl.jaas.config": f"{modules}.plain.PlainLoginModule required {known};",
+            # Takes unsigned tokens, which no real broker does.
+            f"{listener}.oauthbearer.sasl.jaas.config": f"{modules}.oauthbearer.OAuthBearerLoginModule required;",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+        }
+
+
 STANDARD_TOPICS: Mapping[str, Topic] = {
     "frames": Topic(4, {"compression.type": "uncompressed", "max.message.bytes": str(MAX_RECORD_BYTES)}),
     "alerts": Topic(),
@@ -360,6 +392,7 @@ class LocalBroker:
         log_path: Path | None = None,
         properties: Mapping[str, str | int | float | bool] | None = None,
         proxy_port: int | None = None,
+        secured: Secured | None = None,
         start_timeout_seconds: float = 60.0,
         progress: Progress | None = None,
     ) -> None:
@@ -372,6 +405,7 @@ class LocalBroker:
             properties: Server settings by Kafka's names; they overrule the defaults of this class.
             proxy_port: Port of a proxy of the caller's. It forwards to `proxied_servers`, and clients that come
                 through it stay behind it, because they are told no other address.
+            secured: A further listener, at `secured_servers`.
             start_timeout_seconds: Time a start may take before it is given up, without the fetching of Kafka.
             progress: Receives lines for a person to read; the module's logger where None.
 
@@ -388,6 +422,7 @@ class LocalBroker:
         self._extra = dict(properties or {})
         self._wanted_port = port
         self._proxy_port = proxy_port
+        self._secured = secured
         self._start_timeout_seconds = start_timeout_seconds
         self._say = progress or _log.info
         self._ports: list[int] = []
@@ -424,6 +459,17 @@ class LocalBroker:
         if self._proxy_port is None:
             raise BrokerError("this broker was made without proxy_port, so it has no listener for a proxy")
         return f"{_HOST}:{self._known_ports()[2]}"
+
+    @property
+    def secured_servers(self) -> str:
+        """Address of the listener for users, ``localhost:PORT``: its certificate is of that name.
+
+        Raises:
+            BrokerError: It was made without `secured`, was not started, or was stopped.
+        """
+        if self._secured is None:
+            raise BrokerError("this broker was made without secured, so it has no listener for users")
+        return f"localhost:{self._known_ports()[-1]}"
 
     @property
     def pid(self) -> int:
@@ -577,7 +623,7 @@ class LocalBroker:
                 time.sleep(0.1)
 
     def _choose_ports(self) -> None:
-        count = 2 if self._proxy_port is None else 3
+        count = 2 + (self._proxy_port is not None) + (self._secured is not None)
         self._ports = _free_ports(count)
         if self._wanted_port is None:
             return
@@ -614,8 +660,13 @@ class LocalBroker:
     def _properties(self) -> dict[str, str]:
         port, controller_port, *rest = self._known_ports()
         listeners = {"CLIENTS": (port, port)}
-        if rest and self._proxy_port is not None:
+        secured: dict[str, str] = {}
+        protocols = {}
+        if self._proxy_port is not None:
             listeners["PROXIED"] = (rest[0], self._proxy_port)
+        if self._secured is not None:
+            listeners["SECURED"] = (rest[-1], rest[-1])
+            secured, protocols = self._secured.properties("SECURED"), {"SECURED": "SASL_SSL"}
         properties: dict[str, str | int | float | bool] = {
             "process.roles": "broker,controller",
             "node.id": 1,
@@ -627,8 +678,14 @@ class LocalBroker:
                 [f"CONTROLLER://{_HOST}:{controller_port}"]
                 + [f"{name}://{_HOST}:{bound}" for name, (bound, _) in listeners.items()]
             ),
-            "advertised.listeners": ",".join(f"{name}://{_HOST}:{told}" for name, (_, told) in listeners.items()),
-            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in ("CONTROLLER", *listeners)),
+            "advertised.listeners": ",".join(
+                f"{name}://{'localhost' if name == 'SECURED' else _HOST}:{told}"
+                for name, (_, told) in listeners.items()
+            ),
+            "listener.security.protocol.map": ",".join(
+                f"{name}:{protocols.get(name, 'PLAINTEXT')}" for name in ("CONTROLLER", *listeners)
+            ),
+            **secured,
             "log.dirs": str(self._known_folder() / "data"),
             **_SERVER_DEFAULTS,
             **self._extra,
@@ -643,6 +700,8 @@ class LocalBroker:
         if not record.is_file():
             command = self._java_command(jars, _TOOL_JVM, "kafka.tools.StorageTool", "format", "--ignore-formatted")
             command += ["--cluster-id", _new_cluster_id(), "--config", "server.properties"]
+            for user, password in (self._secured.users if self._secured is not None else {}).items():
+                command += ["--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]"]
             try:
                 with self.log_path.open("ab") as log:
                     status = subprocess.run(

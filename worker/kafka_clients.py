@@ -19,6 +19,7 @@ from kafka.errors import (
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
+from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from contract.errors import BrokerUnavailableError, ConfigError
 from contract.steady_consumer import SteadyConsumer
@@ -107,10 +108,25 @@ def connection(kafka: KafkaSettings) -> dict[str, Any]:
         "bootstrap_timeout_ms": kafka.bootstrap_timeout_ms,
         "security_protocol": kafka.security_protocol,
         "ssl_cafile": str(kafka.ssl_cafile) if kafka.ssl_cafile else None,
+        "ssl_certfile": str(kafka.ssl_certfile) if kafka.ssl_certfile else None,
+        "ssl_keyfile": str(kafka.ssl_keyfile) if kafka.ssl_keyfile else None,
         "sasl_mechanism": kafka.sasl_mechanism,
         "sasl_plain_username": kafka.sasl_username,
         "sasl_plain_password": password.get_secret_value() if password else None,
+        "sasl_oauth_token_provider": _TokenFile(kafka) if kafka.sasl_mechanism == "OAUTHBEARER" else None,
     }
+
+
+class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]
+    """Reads the bearer token anew for each login."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        super().__init__()
+        self._kafka = kafka
+
+    def token(self) -> str:
+        """The token as its file holds it now."""
+        return self._kafka.token()
 
 
 def require_topics(consumer: KafkaConsumer, topics: Sequence[str], kafka: KafkaSettings) -> None:

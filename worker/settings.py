@@ -82,8 +82,18 @@ class KafkaSettings(FrozenModel):
     ssl_cafile: Path | None = None
     """Certificates of the authorities that sign the brokers', PEM."""
 
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    ssl_certfile: Path | None = None
+    """The worker's own certificate, PEM, where the brokers ask for one."""
+
+    ssl_keyfile: Path | None = None
+    """Its key, PEM, readable by its owner alone."""
+
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     """How the worker logs in."""
+
+    sasl_token_file: Path | None = None
+    """File that holds a bearer token for OAUTHBEARER, readable by its owner alone; read again at each login, so another
+    process may renew it."""
 
     sasl_username: str | None = None
     """Who it logs in as."""
@@ -102,7 +112,7 @@ class KafkaSettings(FrozenModel):
                 raise ValueError(f"the port of {address} is not 1 to {_MAX_PORT}")
         return servers
 
-    @field_validator("ssl_cafile")
+    @field_validator("ssl_cafile", "ssl_certfile")
     @classmethod
     def _is_there(cls, file: Path | None) -> Path | None:
         if file is not None and not file.is_file():
@@ -122,7 +132,15 @@ class KafkaSettings(FrozenModel):
             )
         if self.security_protocol.startswith("SASL") != (self.sasl_mechanism is not None):
             raise ValueError("sasl_mechanism belongs with security_protocol SASL_SSL or SASL_PLAINTEXT")
-        if self.sasl_mechanism is not None and (not self.sasl_username or self.password() is None):
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("ssl_certfile belongs with ssl_keyfile")
+        if self.ssl_keyfile is not None:
+            _read_secret("ssl_keyfile", self.ssl_keyfile)
+        if self.sasl_mechanism == "OAUTHBEARER":
+            if self.sasl_token_file is None:
+                raise ValueError("sasl_mechanism OAUTHBEARER needs sasl_token_file")
+            self.token()
+        elif self.sasl_mechanism is not None and (not self.sasl_username or self.password() is None):
             raise ValueError("sasl_mechanism needs sasl_username and sasl_password_file or sasl_password")
         return self
 
@@ -144,12 +162,26 @@ class KafkaSettings(FrozenModel):
         """
         if self.sasl_password_file is None:
             return self.sasl_password
-        try:
-            if self.sasl_password_file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-                raise ValueError(f"sasl_password_file {self.sasl_password_file} is readable by others; chmod 600 it")
-            return SecretStr(self.sasl_password_file.read_text(encoding="utf-8").strip())
-        except OSError as error:
-            raise ValueError(f"sasl_password_file {self.sasl_password_file}: {error.strerror}") from error
+        return SecretStr(_read_secret("sasl_password_file", self.sasl_password_file))
+
+    def token(self) -> str:
+        """The bearer token, read from its file.
+
+        Raises:
+            ValueError: The file cannot be read, or others than its owner may read it.
+        """
+        assert self.sasl_token_file is not None  # noqa: S101 - asked for where it is set
+        return _read_secret("sasl_token_file", self.sasl_token_file)
+
+
+def _read_secret(name: str, file: Path) -> str:
+    """Read a file that its owner alone may read."""
+    try:
+        if file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+            raise ValueError(f"{name} {file} is readable by others; chmod 600 it")
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"{name} {file}: {error.strerror}") from error
 
 
 class BatchSettings(FrozenModel):

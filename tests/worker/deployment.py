@@ -31,6 +31,7 @@ class Deployment:
 
     def __init__(self, broker, tmp_path, bundle, name):
         self.servers = broker.bootstrap_servers
+        self.group = name
         self.topics = {kind: f"{name}-{kind}" for kind in ("frames", "alerts", "dead", "scores")}
         create_topics(broker, {topic: Topic(2 if kind == "frames" else 1) for kind, topic in self.topics.items()})
         self.log = tmp_path / "worker.log"
