@@ -25,7 +25,7 @@ from contract.settings import load_settings
 from contract.source import open_source
 from deploy.bench import say_versions, versions
 from deploy.measured import table
-from trainer.batches import Batch, BatchMaker, made_ahead
+from trainer.batches import Batch, BatchMaker
 from trainer.detector import Detector
 from trainer.devices import start_fabric
 from trainer.fit import training_step
@@ -92,7 +92,7 @@ def measure(preset: str, rounds: int, steps: int) -> dict[str, float]:
         kept = [batches.training(training, which, chance) for which in order(_IN_MEMORY)]
         both: tuple[Callable[[int], Iterable[Batch]], ...] = (
             lambda count: itertools.islice(itertools.cycle(kept), count),
-            lambda count: made_ahead(batches, training, order(count), chance),
+            lambda count: (batches.training(training, which, chance) for which in order(count)),
         )
         model.train()
         rates = list(_rates(both, step, rounds, steps))
@@ -138,7 +138,7 @@ def page(measured: dict[str, dict[str, float]], about: dict[str, Any], rounds: i
         "# The trainer beside a bare loop",
         "",
         "`make bench-train` writes this page. The bare loop takes the same step on batches that are in memory; the",
-        "fit's makes each batch anew on a thread: crops of cached footage, in other light, with something put in.",
+        "fit's makes each batch anew: crops of cached footage, in other light, with something put in.",
         f"{rounds} rounds of {steps} steps each, alternating; medians.",
         "",
         *table(columns, rows),

@@ -1,8 +1,5 @@
 """What a training step and the held-out loss see: clips or crops of them, as they are and with something put in."""
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,24 +80,3 @@ class BatchMaker:
         kinds = self._settings.kinds_put_in
         shown, target = disturb(images, model, random, kinds, skipped) if kinds else (images, images)
         return Batch(images, shown.contiguous(memory_format=torch.channels_last), target, position)
-
-
-def made_ahead(
-    batches: BatchMaker, part: Part, order: Sequence[npt.NDArray[np.int64]], random: torch.Generator
-) -> Iterator[Batch]:
-    """Make training batches, each on a thread while the one before it is used.
-
-    Args:
-        batches: Makes them.
-        part: Frames to train on.
-        order: Indices into it, shape (batch,) each.
-        random: On the CPU; used by the thread alone until the last batch is given.
-    """
-    with ThreadPoolExecutor(1, "batches") as maker:
-        coming: deque[Future[Batch]] = deque()
-        for which in order:
-            coming.append(maker.submit(batches.training, part, which, random))
-            if len(coming) > 1:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()

@@ -21,7 +21,7 @@ from contract import __version__
 from contract.clip import Clip
 from contract.errors import ConfigError, TrainingError
 from contract.source import without_credentials
-from trainer.batches import Batch, BatchMaker, made_ahead
+from trainer.batches import Batch, BatchMaker
 from trainer.budget import require_support
 from trainer.calibrate import calibrate_detector, take_samples
 from trainer.checkpoint import LAST_NAME, Checkpoint, load_tensors, save_atomically
@@ -176,11 +176,12 @@ def _train(
             chance = torch.Generator().manual_seed(
                 (settings.seed * 1_000_003 + state.epoch) * fabric.world_size + fabric.global_rank
             )
-            for batch in made_ahead(batches, training, order, chance):
+            for which in order:
                 share = fabric.broadcast(_share_done(state, len(losses), steps, time.monotonic() - started, settings))
                 if share >= 1:
                     break
                 _set_learning_rate(optimizer, settings.learning_rate, share)
+                batch = batches.training(training, which, chance)
                 losses.append(training_step(fabric, model, optimizer, batch, loss_of, settings, noise))
                 if not math.isfinite(losses[-1]):
                     raise TrainingError(
