@@ -464,7 +464,8 @@ class WorkerLoop:
 
     def _hand_over(self, records: list[OutgoingRecord], batch: "_Batch", tenures: dict[TopicPartition, int]) -> None:
         if not isinstance(self._outlet, Transactions):
-            self._outlet.send(records)
+            with self._probes.sending():
+                self._outlet.send(records)
             self._probes.answered()
             return
         counting = [tp for tp in _last_offsets(batch.records) if batch.counts_of(tp, tenures)]
@@ -475,7 +476,7 @@ class WorkerLoop:
     def _end_transaction(self, transactions: Transactions) -> None:
         tenures, self._told_of = self._told_of, {}
         offsets = self._progress.uncommitted_of(tenures)
-        with self._metrics.time_stage("commit"):
+        with self._metrics.time_stage("commit"), self._probes.sending():
             if offsets is None:
                 transactions.abort()
             else:

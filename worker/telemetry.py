@@ -119,6 +119,7 @@ class Probes:
         self._max_turn_seconds = max_turn_seconds
         self._clock = clock
         self._turned_at = self._answered_at = clock()
+        self._sending_since: float | None = None
         self.ready = False
 
     def turn(self) -> None:
@@ -129,10 +130,21 @@ class Probes:
         """Say when the broker last answered; what was said of a later time holds."""
         self._answered_at = max(self._answered_at, self._clock() - seconds_ago)
 
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Note that the broker is to confirm something, until the block ends; one thread at a time."""
+        self._sending_since = self._clock()
+        try:
+            yield
+        finally:
+            self._sending_since = None
+
     @property
     def silent(self) -> bool:
-        """Whether the broker has not answered for 20 s."""
-        return self._clock() - self._answered_at >= _MAX_SILENCE_SECONDS
+        """Whether the broker has not answered, or not confirmed what it was sent, for 20 s."""
+        now, sending_since = self._clock(), self._sending_since
+        is_unconfirmed = sending_since is not None and now - sending_since >= _MAX_SILENCE_SECONDS
+        return is_unconfirmed or now - self._answered_at >= _MAX_SILENCE_SECONDS
 
     @property
     def live(self) -> bool:

@@ -118,6 +118,8 @@ def test_a_killed_worker_loses_nothing(deployment, tiny_bundle):
         ends_at = time.monotonic() + 90
         while sum(deployment.committed().values()) < len(frames) and time.monotonic() < ends_at:
             time.sleep(0.5)
+        # The first may have done all of it; the second must have come as far as to stop in order.
+        wait_until(lambda: deployment.log.read_text().count('"message": "running"') == 2)
         assert terminate(worker) == 0
     consumer = KafkaConsumer(
         deployment.topics["scores"], bootstrap_servers=deployment.servers, auto_offset_reset="earliest",

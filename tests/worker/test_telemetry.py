@@ -180,3 +180,16 @@ def test_the_lag_of_lost_partitions_is_told_no_more_and_losing_twice_is_nothing(
     text = get(port, "/metrics")[1]
     assert 'framewatch_lag_frames{partition="0"}' in text
     assert 'framewatch_lag_frames{partition="1"}' not in text
+
+
+def test_a_broker_that_answers_but_confirms_nothing_is_silent_after_a_while():
+    now = 0.0
+    probes = Probes(60, lambda: now)
+    with probes.sending():
+        now = 19.0
+        probes.answered()
+        assert not probes.silent
+        now = 21.0
+        probes.answered()
+        assert probes.silent
+    assert not probes.silent
