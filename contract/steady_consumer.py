@@ -19,6 +19,7 @@ A member whose static name another one has taken stops its heartbeats and goes o
 
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition
@@ -34,6 +35,10 @@ _log = logging.getLogger(__name__)
 
 class StalledConsumerError(KafkaError):  # type: ignore[misc]
     """The consumer does not fetch although there are records, also a minute after it was told to seek."""
+
+
+class NoRecordsError(KafkaError):  # type: ignore[misc]
+    """No record comes although the end of what is to be read is not reached."""
 
 
 class UnreadableRecordError(KafkaError):  # type: ignore[misc]
@@ -109,6 +114,28 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
             self._look()
             self._looked_at = time.monotonic()
         return polled
+
+    def read_range(
+        self, partition: TopicPartition, first: int, end: int, patience_seconds: float, poll_ms: int = 200
+    ) -> Iterator[Any]:
+        """Records of an assigned partition from one offset to before another; those it cannot read are left out.
+
+        Raises:
+            NoRecordsError: No record came for so many seconds before the end.
+        """
+        self.seek(partition, first)
+        heard_at = time.monotonic()
+        # The position, unlike a record's offset, also passes the markers of transactions.
+        while self.position(partition) < end:
+            try:
+                records = self.poll(timeout_ms=poll_ms).get(partition, [])
+            except UnreadableRecordError:
+                continue
+            yield from (record for record in records if record.offset < end)
+            if records:
+                heard_at = time.monotonic()
+            elif time.monotonic() - heard_at > patience_seconds:
+                raise NoRecordsError(f"{partition.topic}[{partition.partition}]: no record for {patience_seconds:g} s")
 
     def seconds_since_answer(self) -> float:
         """Seconds since the broker last gave records or answered a question; grows while it does not answer."""

@@ -624,7 +624,7 @@ class LocalBroker:
 
     def _choose_ports(self) -> None:
         count = 2 + (self._proxy_port is not None) + (self._secured is not None)
-        self._ports = _free_ports(count)
+        self._ports = free_ports(count)
         if self._wanted_port is None:
             return
         refusal = _refusal(self._wanted_port)
@@ -787,7 +787,8 @@ def _refusal(port: int) -> str | None:
     return None
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on now, outside those from which outgoing connections are made."""
     candidates = secrets.SystemRandom().sample(_PORTS, 200)
     ports: list[int] = []
     for port in candidates:

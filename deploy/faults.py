@@ -29,7 +29,7 @@ from contract.errors import FramewatchError
 from contract.manifest import open_bundle
 from contract.runtime import Detector
 from deploy.bench import room_frames
-from deploy.broker import LocalBroker, admin_client
+from deploy.broker import LocalBroker, admin_client, free_ports
 from deploy.fault_scene import SESSION_SECONDS, STOP_SECONDS, Fleet, Scene
 from deploy.kafka_proxy import END_TRANSACTION, KafkaProxy
 from deploy.measured import table
@@ -712,19 +712,12 @@ def _own_broker(stage: Stage) -> Iterator[LocalBroker]:
 
 @contextmanager
 def _proxied(stage: Stage) -> Iterator[tuple[LocalBroker, KafkaProxy, str]]:
-    port = _free_port()
+    [port] = free_ports(1)
     with (
         LocalBroker(log_path=stage.folder / "proxied-kafka.log", proxy_port=port) as broker,
         KafkaProxy(port, int(broker.proxied_servers.rpartition(":")[2])) as proxy,
     ):
         yield broker, proxy, f"127.0.0.1:{port}"
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def _small_bundle() -> Path:

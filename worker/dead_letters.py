@@ -1,6 +1,5 @@
 """``worker dead-letters``: what could not be scored and why, its bytes, and a way back onto the frames topic."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from kafka import TopicPartition
 
 from contract.errors import ConfigError, FramewatchError
 from contract.kafka_source import CAPTURED_AT_HEADER
-from contract.steady_consumer import UnreadableRecordError
+from contract.steady_consumer import NoRecordsError
 from worker.delivery import Delivery
 from worker.kafka_clients import mapped_errors, open_reader, require_topics
 from worker.records import OutgoingRecord
@@ -19,7 +18,6 @@ from worker.settings import KafkaSettings
 
 FROM_HEADER: Final = "framewatch-republished-from"
 _OWN: Final = "framewatch-"
-_POLL_MS: Final = 200
 _PATIENCE_SECONDS: Final = 15.0
 _SENT_AT_ONCE: Final = 64
 
@@ -121,18 +119,13 @@ def read_letters(kafka: KafkaSettings, wanted: Wanted) -> Iterator[DeadLetter]:
         begins = reader.beginning_offsets(partitions)
         for partition in partitions:
             reader.assign([partition])
-            reader.seek(partition, begins[partition])
-            heard_at = time.monotonic()
-            while reader.position(partition) < ends[partition]:
-                records = _poll(reader, partition)
-                for record in records:
+            try:
+                for record in reader.read_range(partition, begins[partition], ends[partition], _PATIENCE_SECONDS):
                     letter = _letter(record)
-                    if record.offset < ends[partition] and wanted.has(letter):
+                    if wanted.has(letter):
                         yield letter
-                if records:
-                    heard_at = time.monotonic()
-                elif time.monotonic() - heard_at > _PATIENCE_SECONDS:
-                    raise FramewatchError(f"topic {topic}: no record for {_PATIENCE_SECONDS:g} s before its end")
+            except NoRecordsError as error:
+                raise FramewatchError(f"{error} before its end") from error
 
 
 def republish(kafka: KafkaSettings, letters: Sequence[DeadLetter], topic: str) -> int:
@@ -159,14 +152,6 @@ def republish(kafka: KafkaSettings, letters: Sequence[DeadLetter], topic: str) -
     finally:
         delivery.close(10)
     return len(letters)
-
-
-def _poll(reader: Any, partition: TopicPartition) -> list[Any]:  # noqa: ANN401
-    try:
-        records: list[Any] = reader.poll(timeout_ms=_POLL_MS).get(partition, [])
-    except UnreadableRecordError:
-        return []
-    return records
 
 
 def _letter(record: Any) -> DeadLetter:  # noqa: ANN401

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -30,6 +31,7 @@ from worker.engine import Engine, IncomingFrame, Outcome, Work
 from worker.kafka_clients import mapped_errors
 from worker.partitions import Losses, Progress
 from worker.pipeline import Pipeline
+from worker.read_back import ReadRange
 from worker.records import (
     UNKNOWN_CAMERA,
     OutgoingRecord,
@@ -148,7 +150,7 @@ class WorkerLoop:
         metrics: Counted into.
         probes: Told of each turn.
         losses: The consumer's rebalance listener.
-        read_back: Reads frames of a partition again, from one offset to before another.
+        read_back: Gives what reads frames of a partition again.
         watch: Ends the process where a step of a batch, or a turn of the loop, never ends.
         clock: Monotonic seconds.
     """
@@ -162,7 +164,7 @@ class WorkerLoop:
         metrics: Metrics,
         probes: Probes,
         losses: Losses,
-        read_back: Callable[[TopicPartition, int, int], Iterable[IncomingFrame]],
+        read_back: Callable[[TopicPartition], AbstractContextManager[ReadRange]],
         watch: Watch,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -398,12 +400,11 @@ class WorkerLoop:
 
     def _restore(self, partition: TopicPartition, committed: OffsetAndMetadata) -> None:
         allowed = self._settings.allowed_cameras
+        with self._metrics.time_stage("restore"), self._read_back(partition) as read_range:
 
-        def read(first: int, end: int) -> Iterator[IncomingFrame]:
-            frames = self._read_back(partition, first, end)
-            return (frame for frame in frames if allowed is None or frame.camera_id in allowed)
+            def read(first: int, end: int) -> Iterator[IncomingFrame]:
+                return (frame for frame in read_range(first, end) if allowed is None or frame.camera_id in allowed)
 
-        with self._metrics.time_stage("restore"):
             count = self._engine.restore(
                 partition.topic, partition.partition, committed.metadata, committed.offset, read
             )

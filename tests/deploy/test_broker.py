@@ -122,7 +122,7 @@ def free_port() -> int:
 def other(broker: LocalBroker, free_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
     """A second broker; every first choice of its ports falls on one that the session's broker holds."""
     with pytest.MonkeyPatch.context() as patch:
-        choose = module._free_ports
+        choose = module.free_ports
         choices: list[list[int]] = []
 
         def choose_a_busy_one_first(count: int) -> list[int]:
@@ -132,7 +132,7 @@ def other(broker: LocalBroker, free_port: int, tmp_path_factory: pytest.TempPath
             choices.append(ports)
             return ports
 
-        patch.setattr(module, "_free_ports", choose_a_busy_one_first)
+        patch.setattr(module, "free_ports", choose_a_busy_one_first)
         started = LocalBroker(data_dir=tmp_path_factory.mktemp("other"), proxy_port=free_port)
         with started:
             assert len(choices) == 2

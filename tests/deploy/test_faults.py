@@ -5,7 +5,7 @@ import json
 import pytest
 from kafka import KafkaConsumer
 
-from deploy.broker import LocalBroker
+from deploy.broker import LocalBroker, free_ports
 from deploy.fault_scene import Fleet
 from deploy.faults import ROWS, Row, cells, page, run_row, staged
 from deploy.kafka_proxy import KafkaProxy
@@ -53,9 +53,7 @@ def test_the_verifier_finds_what_is_missing_repeated_and_different(stage):
 
 @pytest.mark.broker
 def test_the_proxy_forwards_swallows_and_cuts(tmp_path):
-    from deploy.faults import _free_port
-
-    port = _free_port()
+    [port] = free_ports(1)
     with (
         LocalBroker(log_path=tmp_path / "log", proxy_port=port) as broker,
         KafkaProxy(port, int(broker.proxied_servers.rpartition(":")[2])) as proxy,

@@ -82,11 +82,15 @@ class Source:
         self.waiting = [one for one in self.waiting if one.partition != partition.partition]
         self.waiting += [one for one in self.held if one.partition == partition.partition and one.offset >= offset]
 
-    def read_back(self, partition, first, end):
-        for one in self.held:
-            if one.partition == partition.partition and first <= one.offset < end:
-                with contextlib.suppress(FrameError):
-                    yield read_frame(one)
+    @contextlib.contextmanager
+    def read_back(self, partition):
+        def read(first, end):
+            for one in self.held:
+                if one.partition == partition.partition and first <= one.offset < end:
+                    with contextlib.suppress(FrameError):
+                        yield read_frame(one)
+
+        yield read
 
     def group_metadata(self):
         return self.membership
