@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help install demo quality recall ablation bench bench-live bench-train faults gpu-check test lint types imports unit lock clean
+.PHONY: help install demo quality recall ablation bench bench-live bench-train faults soak fuzz gpu-check test lint types imports unit lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -44,6 +44,12 @@ bench-train: $(STAMP)  ## measure the trainer's steps beside those of a bare loo
 
 faults: $(STAMP)  ## do to real workers on a real Kafka what kills such workers, write docs/benchmarks/faults.md
 	@$(BIN)/python -m deploy.faults $(ARGS)
+
+soak: $(STAMP)  ## run a worker for an hour, report memory, descriptors and lag, write docs/benchmarks/soak.md
+	@$(BIN)/python -m deploy.soak $(ARGS)
+
+fuzz: $(STAMP)  ## feed what parses input with a thousand times the examples of the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --hypothesis-profile long --numprocesses 2 tests/fuzz $(ARGS)
 
 gpu-check: $(STAMP)  ## measure parity, throughput and training on this machine's GPU, write docs/benchmarks/gpu.md
 	@$(BIN)/python -m deploy.gpu_check $(ARGS)

@@ -76,5 +76,12 @@ def _lost_reader() -> int:
 
 def _complain(program: str, message: str, code: int) -> int:
     sys.stdout.flush()
-    sys.stderr.write(f"{program}: {' '.join(message.split())}\n")
+    sys.stderr.write(f"{program}: {printable(' '.join(message.split()))}\n")
     return code
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would act upon, such as a name with an escape sequence in it."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in text
+    )

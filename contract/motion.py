@@ -78,10 +78,9 @@ class MotionChannels:
         grey = self.skip(frame)
         whole = np.empty(self._shape, np.uint8)
         whole[..., : frame.shape[2]] = frame
-        motion = whole[..., frame.shape[2] :]
         if self._motion == "difference-1":
-            return MovingFrame(whole, lambda: _write_difference(earlier, grey, motion))
-        return MovingFrame(whole, lambda: _write_displacement(self._motion, earlier, grey, motion))
+            return MovingFrame(whole, lambda: _write_difference(earlier, grey, whole))
+        return MovingFrame(whole, lambda: _write_displacement(self._motion, earlier, grey, whole))
 
     def skip(self, frame: Frame) -> npt.NDArray[np.uint8]:
         """Take the next frame, whose own motion is not asked for.
@@ -129,22 +128,27 @@ _flows = _Flows()
 
 
 def _write_difference(
-    earlier: Sequence[npt.NDArray[np.uint8]], grey: npt.NDArray[np.uint8], motion: npt.NDArray[np.uint8]
+    earlier: Sequence[npt.NDArray[np.uint8]], grey: npt.NDArray[np.uint8], whole: npt.NDArray[np.uint8]
 ) -> None:
-    motion[..., 0] = cv2.absdiff(grey, earlier[-1]) if earlier else 0
+    whole[..., -1] = cv2.absdiff(grey, earlier[-1]) if earlier else 0
 
 
 def _write_displacement(
-    name: Motion, earlier: Sequence[npt.NDArray[np.uint8]], grey: npt.NDArray[np.uint8], motion: npt.NDArray[np.uint8]
+    name: Motion, earlier: Sequence[npt.NDArray[np.uint8]], grey: npt.NDArray[np.uint8], whole: npt.NDArray[np.uint8]
 ) -> None:
     if not earlier:
-        motion[...] = FLOW_NEUTRAL
+        whole[..., -2:] = FLOW_NEUTRAL
         return
     # The array given for the result is where the search starts from.
     flow = _flows.of[name].calc(earlier[0], grey, np.zeros((*grey.shape, 2), np.float32))
     # The second frame has one before it alone: what it moved in one frame, it moves twice in two.
-    steps = np.rint(flow * (FLOW_STEPS_A_PIXEL * FLOW_FRAMES / len(earlier))) + FLOW_NEUTRAL
-    motion[...] = np.clip(steps, 0, 255)
+    steps_a_pixel = FLOW_STEPS_A_PIXEL * FLOW_FRAMES / len(earlier)
+    side_by_side = flow.reshape(len(flow), -1)
+    # OpenCV takes the absolute value, so what is below the least level is brought to it before.
+    above_least = np.maximum(side_by_side, np.float32(-FLOW_NEUTRAL / steps_a_pixel))
+    levels = cv2.convertScaleAbs(above_least, alpha=steps_a_pixel, beta=FLOW_NEUTRAL).reshape(flow.shape)
+    pictures = whole.shape[2] - 2
+    cv2.mixChannels([levels], [whole], [0, pictures, 1, pictures + 1])
 
 
 def _grey(frame: Frame) -> npt.NDArray[np.uint8]:

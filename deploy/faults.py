@@ -4,7 +4,6 @@
 ``--short`` a short form of each, which ``make test`` runs too.
 """
 
-import os
 import shutil
 import signal
 import subprocess
@@ -33,7 +32,7 @@ from deploy.broker import LocalBroker, admin_client, free_ports
 from deploy.fault_scene import SESSION_SECONDS, STOP_SECONDS, Fleet, Scene
 from deploy.kafka_proxy import END_TRANSACTION, KafkaProxy
 from deploy.measured import table
-from deploy.worker_process import python_command
+from deploy.worker_process import open_descriptors, python_command, resident_bytes
 from worker.engine import Engine, IncomingFrame
 from worker.transactions import AbortedError, Transactions
 
@@ -189,10 +188,10 @@ def broker_suspended(stage: Stage) -> Row:
             scene.send(600)
             fleet.wait_done()
             time.sleep(2)
-            before = _resident(fleet.child().pid)
+            before = resident_bytes(fleet.child().pid)
             broker.suspend()
             time.sleep(stage.of(60, 8))
-            after = _resident(fleet.child().pid)
+            after = resident_bytes(fleet.child().pid)
             broker.resume()
             scene.send(stage.of(1000, 200))
             recovered = fleet.wait_progress()
@@ -441,7 +440,7 @@ def bomb(stage: Stage) -> Row:
     with Fleet(scene) as fleet:
         fleet.start(1)
         recovered = fleet.wait_done()
-        megabytes = _resident(fleet.child().pid) / 2**20
+        megabytes = resident_bytes(fleet.child().pid) / 2**20
     return _checked(
         scene, f"compressed record of {size >> 20} MiB", 1, recovered, holds=bool(refused),
         seen=f"the broker refuses it ({refused}); worker {megabytes:.0f} MiB",
@@ -554,12 +553,12 @@ def soaked(stage: Stage) -> Row:
         scene.send(stage.of(2000, 600))
         fleet.wait_done()
         pid = fleet.child().pid
-        before, files = _resident(pid), _files(pid)
+        before, files = resident_bytes(pid), open_descriptors(pid)
         ends_at = time.monotonic() + stage.of(120, 10)
         while time.monotonic() < ends_at:
             scene.send(100)
             fleet.wait_done()
-        grown, opened = (_resident(pid) - before) / 2**20, _files(pid) - files
+        grown, opened = (resident_bytes(pid) - before) / 2**20, open_descriptors(pid) - files
     return _checked(
         scene,
         "soak",
@@ -757,15 +756,6 @@ def _threshold(bundle: Path, encoded: list[bytes]) -> float:
         for one in engine.process(frames[start : start + 64])
     ]
     return float(np.quantile(scores, 1 - _ANOMALOUS_SHARE))
-
-
-def _resident(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _files(pid: int) -> int:
-    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def main() -> None:

@@ -167,6 +167,17 @@ def peak_resident_bytes(pid: int) -> int:
     return int(peak.split()[1]) * 1024
 
 
+def resident_bytes(pid: int) -> int:
+    """Memory that a process has resident now."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def open_descriptors(pid: int) -> int:
+    """Number of descriptors that a process holds open."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
 def _fetch(port: int, path: str) -> str | None:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:

@@ -36,9 +36,10 @@ def with_preset(values: dict[str, Any]) -> dict[str, Any]:
     Args:
         values: Fields of a fit's settings, ``model`` as fields or as a whole model.
     """
-    chosen = PRESETS.get(values.get("preset", "balanced"))
-    if chosen is None:
+    named = values.get("preset", "balanced")
+    if named not in list(PRESETS):  # whatever it is: a list cannot be looked up
         return values
+    chosen = PRESETS[named]
     filled = {**chosen, **values}
     if values.get("epochs") is not None and "minutes" not in values:
         del filled["minutes"]

@@ -82,11 +82,12 @@ def test_a_skipped_frame_is_one_that_later_frames_moved_since():
     assert np.array_equal(pushed.push(last), skipped.push(last))
 
 
-def test_movement_beyond_the_range_stays_at_its_end():
+@pytest.mark.parametrize(("pixels_a_frame", "end"), [(8.5, 255), (-8.5, 0)])
+def test_movement_beyond_the_range_stays_at_its_end(pixels_a_frame, end):
     motion = MotionChannels(preprocessing("flow-dis-fast-1"))
     for number in range(3):
-        pushed = motion.push(texture(number * 8.5, sigma=8))
-    assert np.median(pushed[16:-16, 32:-32, 1]) == 255
+        pushed = motion.push(texture(number * pixels_a_frame, sigma=8))
+    assert np.median(pushed[16:-16, 32:-32, 1]) == end
 
 
 @pytest.mark.parametrize("motion", ["none", "difference-1", *FLOWS])
