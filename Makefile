@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help install demo quality recall ablation bench bench-live bench-train faults soak fuzz gpu-check test lint types imports unit lock clean
+.PHONY: help install demo quality recall ablation bench bench-live bench-train profile faults soak fuzz gpu-check test lint types imports unit lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -41,6 +41,9 @@ bench-live: $(STAMP)  ## measure a worker's start, memory and delay on a real Ka
 
 bench-train: $(STAMP)  ## measure the trainer's steps beside those of a bare loop, write docs/benchmarks/train.md
 	@$(BIN)/python -m deploy.bench_train $(ARGS)
+
+profile: $(STAMP)  ## look where a worker's time goes, write docs/benchmarks/profile.md
+	@$(BIN)/python -m deploy.profile_worker $(ARGS)
 
 faults: $(STAMP)  ## do to real workers on a real Kafka what kills such workers, write docs/benchmarks/faults.md
 	@$(BIN)/python -m deploy.faults $(ARGS)

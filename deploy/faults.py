@@ -4,6 +4,7 @@
 ``--short`` a short form of each, which ``make test`` runs too.
 """
 
+import os
 import shutil
 import signal
 import subprocess
@@ -43,6 +44,8 @@ _ANOMALOUS_SHARE: Final = 0.1
 _RESUME_SECONDS: Final = 60.0
 _NOT_READY_SECONDS: Final = 30.0
 _MEMORY_SHARE: Final = 0.2
+_STRANGE: Final = 2
+_STRANGE_CAMERA: Final = b"room-strange"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _console = Console(stderr=True)
@@ -386,7 +389,7 @@ def poison(stage: Stage) -> Row:
     """Records that the client cannot read."""
     scene = stage.scene()
     with closing(KafkaProducer(bootstrap_servers=stage.broker.bootstrap_servers)) as producer:
-        for partition in range(2):
+        for partition in range(_STRANGE):
             producer.send(
                 scene.topic("frames"), stage.encoded[0], key=b"room-0", headers=[(_NotText("name"), b"")],
                 partition=partition,
@@ -395,15 +398,57 @@ def poison(stage: Stage) -> Row:
     with Fleet(scene) as fleet:
         fleet.start(1)
         recovered = fleet.wait_done()
+    return _with_letters(scene, "records that the client cannot read", recovered)
+
+
+def codec_missing(stage: Stage) -> Row:
+    """Records in a codec whose library the worker lacks."""
+    scene = stage.scene()
+    # With bytes behind the picture that are worth compressing.
+    _send_strange(stage.broker, scene, stage.encoded[0] + bytes(2**16), compression_type="zstd")
+    scene.send(stage.of(1000, 200))
+    with Fleet(scene, sabotage={"codec": "zstd"}) as fleet:
+        fleet.start(1)
+        recovered = fleet.wait_done()
+    return _with_letters(scene, "codec missing", recovered)
+
+
+def corrupted(stage: Stage) -> Row:
+    """Bytes of records that changed on the broker's disk."""
+    data = stage.folder / "corrupted"
+    with LocalBroker(data_dir=data, log_path=stage.folder / "corrupted-kafka.log") as broker:
+        scene = stage.scene(broker=broker)
+        scene.send(100)
+        _send_strange(broker, scene, stage.encoded[0])
+        scene.send(stage.of(1000, 200))
+        # Ended cleanly: a broker that was killed checks its segments, and drops what follows a damaged record.
+        os.kill(broker.pid, signal.SIGTERM)
+        while broker.is_running:
+            time.sleep(0.1)
+        for partition in range(_STRANGE):
+            segment = data / "data" / f"{scene.topic('frames')}-{partition}" / f"{0:020}.log"
+            held = bytearray(segment.read_bytes())
+            held[held.index(_STRANGE_CAMERA) + 100] ^= 1
+            segment.write_bytes(held)
+        broker.restart()
+        with Fleet(scene) as fleet:
+            fleet.start(1)
+            recovered = fleet.wait_done()
+        return _with_letters(scene, "bytes changed on the broker's disk", recovered)
+
+
+def _send_strange(broker: LocalBroker, scene: Scene, data: bytes, **options: Any) -> None:  # noqa: ANN401
+    """Send a frame of a camera of its own to each of the first partitions, in a batch of its own."""
+    with closing(KafkaProducer(bootstrap_servers=broker.bootstrap_servers, **options)) as producer:
+        for partition in range(_STRANGE):
+            producer.send(scene.topic("frames"), data, key=_STRANGE_CAMERA, partition=partition).get(timeout=20)
+
+
+def _with_letters(scene: Scene, fault: str, recovered: float) -> Row:
     letters = sum(1 for _ in scene.records("dead"))
     return _checked(
-        scene,
-        "records that the client cannot read",
-        2,
-        recovered,
-        holds=letters == 2,
-        seen=f"{letters} dead letters",
-    )
+        scene, fault, _STRANGE, recovered, holds=letters == _STRANGE, seen=f"{letters} dead letters"
+    )  # fmt: skip
 
 
 class _NotText(str):
@@ -622,6 +667,8 @@ ROWS: Final[dict[str, Fault]] = {
     "12": long_batch,
     "13": too_long_batch,
     "14": poison,
+    "14c": codec_missing,
+    "14d": corrupted,
     "15": bomb,
     "16": topic_gone,
     "17": expired,
@@ -631,7 +678,7 @@ ROWS: Final[dict[str, Fault]] = {
     "21": clock_moved,
     "22": model_replaced,
 }
-"""By their numbers; ``x`` is exactly-once."""
+"""By their numbers; ``x`` is exactly-once, other letters are further forms of a row."""
 
 
 @app.command()

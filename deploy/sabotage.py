@@ -1,10 +1,11 @@
 """``worker run`` with something wrong in it, for the fault suite: ``python -m deploy.sabotage JSON run --config FILE``.
 
-The JSON object names what is wrong. Each happens once a file that it names is there, which another process makes:
+The JSON object names what is wrong. Most happen once a file that they name is there, which another process makes:
 
 slow   {"slow": FILE, "seconds": S}   one batch takes so long; the file is removed, so that it happens once
 fail   {"fail": FILE}                 inference fails while the file is there
 clock  {"clock": FILE, "seconds": S}  the wall clock is off by so much while the file is there
+codec  {"codec": NAME}                the client's library for a codec is missing, from the start
 """
 
 import json
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import kafka.codec
 import numpy as np
 import numpy.typing as npt
 
@@ -37,6 +39,8 @@ def sabotage(wrong: dict[str, Any]) -> None:
     def bad_clock() -> float:
         return wall() + (wrong["seconds"] if Path(wrong["clock"]).exists() else 0)
 
+    if "codec" in wrong:
+        setattr(kafka.codec, wrong["codec"], None)
     if "clock" in wrong:
         time.time = bad_clock
     else:
