@@ -15,6 +15,7 @@ from contract.event import EventRule
 from contract.frame import Preprocessing
 from contract.scoring import Calibration
 from contract.settings import FrozenModel, one_line
+from contract.signature import SIGNATURE_NAME, require_signature, sign
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
@@ -145,16 +146,35 @@ class Bundle:
         return data
 
 
-def open_bundle(folder: Path) -> Bundle:
-    """Read and verify a bundle: schema, the list of its files, and every digest.
+def open_bundle(folder: Path, public_key: Path | None = None) -> Bundle:
+    """Read and verify a bundle: who signed it where that matters, schema, the list of its files, and every digest.
+
+    Args:
+        folder: Of the bundle.
+        public_key: Of whoever must have signed it, Ed25519 in PEM; None where anybody may have built it.
 
     Raises:
-        BundleError: A file is missing, damaged, unreadable, not listed, a link, or the manifest is of another schema.
+        BundleError: A file is missing, damaged, unreadable, not listed, a link, or the manifest is of another schema or
+            not signed by the key.
+        ConfigError: The key cannot be used.
     """
     try:
-        return _open_bundle(folder)
+        return _open_bundle(folder, public_key)
     except OSError as error:
         raise BundleError(f"bundle {folder} cannot be read: {error.filename or folder}: {error.strerror}") from error
+
+
+def sign_bundle(folder: Path, private_key: Path) -> Path:
+    """Sign a whole bundle and name the signature's file, which is replaced where there is one.
+
+    Raises:
+        BundleError: It is not whole; see `open_bundle`.
+        ConfigError: The key cannot be used; see `contract.signature.sign`.
+    """
+    open_bundle(folder)
+    path = folder / SIGNATURE_NAME
+    path.write_bytes(sign((folder / MANIFEST_NAME).read_bytes(), private_key))
+    return path
 
 
 def digest_file(path: Path) -> FileDigest:
@@ -167,7 +187,7 @@ def digest_file(path: Path) -> FileDigest:
     return FileDigest(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
 
-def _open_bundle(folder: Path) -> Bundle:
+def _open_bundle(folder: Path, public_key: Path | None) -> Bundle:
     manifest_path = folder / MANIFEST_NAME
     if not folder.is_dir():
         raise BundleError(f"bundle {folder}: no such folder; build one with: exporter build RUN --out {folder}")
@@ -176,11 +196,13 @@ def _open_bundle(folder: Path) -> Bundle:
     if manifest_path.is_symlink() or manifest_path.stat().st_size > _MAX_MANIFEST_BYTES:
         raise BundleError(f"bundle file {manifest_path} is a link or larger than {_MAX_MANIFEST_BYTES} bytes")
     data = manifest_path.read_bytes()
+    if public_key is not None:
+        require_signature(data, folder / SIGNATURE_NAME, public_key)
     manifest = _parse_manifest(manifest_path, data)
     missing = [name for name in (*GRAPH_NAMES, MODEL_CARD_NAME) if name not in manifest.files]
     if missing:
         raise BundleError(f"bundle file {manifest_path}: files lists no {missing[0]}")
-    found = {entry.name for entry in folder.iterdir()} - {MANIFEST_NAME}
+    found = {entry.name for entry in folder.iterdir()} - {MANIFEST_NAME, SIGNATURE_NAME}
     unlisted = sorted(found - manifest.files.keys())
     if unlisted:
         raise BundleError(f"bundle {folder} holds {unlisted[0]}, which its manifest does not list; remove it")

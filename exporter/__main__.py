@@ -1,4 +1,4 @@
-"""The exporter's command line: ``exporter build``."""
+"""The exporter's command line: ``exporter build`` and ``exporter sign``."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
-from contract.manifest import Precision
+from contract.manifest import Precision, sign_bundle
 
 app = typer.Typer(
     help="Turns a run folder into a bundle of ONNX graphs that give what PyTorch gives.",
@@ -63,6 +63,17 @@ def build(
         soft_wrap=True,
     )
     typer.echo(out)
+
+
+@app.command()
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    key: Annotated[
+        Path, typer.Option(help="Private Ed25519 key in PEM; openssl genpkey -algorithm ed25519 makes one.")
+    ],
+) -> None:
+    """Sign a bundle, for workers that run only what the key's owner has signed."""
+    typer.echo(sign_bundle(bundle, key))
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ from contract.errors import FramewatchError
 from trainer.detector import Detector
 
 OPSET: Final = 20
-_INT8_OPERATORS: Final = ("Conv", "Gemm", "MatMul")
+# The graph's other products, of matrices, average errors over places.
+_INT8_OPERATORS: Final = ("Conv", "Gemm")
 
 Feed = dict[str, npt.NDArray[Any]]
 

@@ -85,6 +85,7 @@ def things(tmp_path_factory, tiny_bundle):
                 "sasl_password_file": str(folder / "password"),
             }
         },
+        "signed.yaml": {"bundle_public_key": "notes.txt"},
         "down.yaml": {"kafka": {"bootstrap_servers": CLOSED, "bootstrap_timeout_ms": 1000}},
     }  # fmt: skip
     for name, content in configs.items():
@@ -260,6 +261,10 @@ TABLE = [
     ("exporter build run --out bundle", 2, "--overwrite"),
     ("exporter build run --out out --precision fp8", 2, "fp8"),
     ("exporter build run --out out --name ../up", 2, "--name"),
+    ("exporter sign bundle", 2, "--key"),
+    ("exporter sign bundle --key none.pem", 2, "cannot be read"),
+    ("exporter sign bundle --key notes.txt", 2, "openssl genpkey"),
+    ("exporter sign bundle-truncated --key notes.txt", 2, "detector.onnx"),
     # worker without Kafka
     ("worker score", 2, "bundle"),
     ("worker score nowhere good --out scores.csv", 2, "no such folder"),
@@ -325,6 +330,7 @@ TABLE = [
     ("worker publish good --camera-id door --fps nan", 2, "--fps"),
     ("worker run --bundle bundle --provider tpu", 2, "provider"),
     ("worker run --bundle bundle-truncated", 2, "detector.onnx"),
+    ("worker run --bundle bundle --config signed.yaml", 2, "no public key"),
     ("worker run --bundle bundle --config down.yaml", 1, "no Kafka broker answers"),
     ("worker alerts --config down.yaml", 1, "no Kafka broker answers"),
     ("worker publish good --camera-id door --config down.yaml", 1, "no Kafka broker answers"),

@@ -31,12 +31,13 @@ def check_all(settings: WorkerSettings) -> Iterator[CheckLine]:
 
     def see_bundle() -> str:
         nonlocal bundle
-        bundle = open_bundle(settings.bundle)
+        bundle = open_bundle(settings.bundle, settings.bundle_public_key)
         manifest = bundle.manifest
         p = manifest.preprocessing
+        signed = "" if settings.bundle_public_key is None else ", signed by the key"
         return (
             f"{manifest.name} {manifest.version} {manifest.precision}, {p.width}x{p.height}, threshold "
-            f"{manifest.calibration.threshold:.3f}, digests match"
+            f"{manifest.calibration.threshold:.3f}, digests match{signed}"
         )
 
     def see_provider() -> str:

@@ -33,7 +33,7 @@ def run_worker(settings: WorkerSettings) -> None:
         BrokerUnavailableError: No broker answers.
         DeliveryError: A record was not confirmed.
     """
-    bundle = open_bundle(settings.bundle)
+    bundle = open_bundle(settings.bundle, settings.bundle_public_key)
     # One thread a call and as many calls as there are cores: threads within a call wait for each other.
     detector = Detector(bundle, settings.provider, 1)
     threads = settings.threads or cores_given()

@@ -241,6 +241,9 @@ class WorkerSettings(Settings):
     bundle: Path
     """Folder of the bundle."""
 
+    bundle_public_key: Path | None = None
+    """File of a public Ed25519 key, PEM; a bundle not signed with its private one is refused. None: none need be."""
+
     provider: Provider = "auto"
     """``cuda``, ``cpu``, or ``auto``: CUDA where an NVIDIA device is present, CPU elsewhere."""
 
