@@ -4,7 +4,9 @@ import ipaddress
 import re
 from typing import Final
 
-_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(.*)", re.DOTALL)
+_URL: Final = re.compile(r"(\s*[A-Za-z][A-Za-z0-9+.-]*://)(.*)", re.DOTALL)
+# Some cameras take their login as part of the path.
+_PATH_LOGIN: Final = re.compile(r"\b(user(?:name)?|usr|pass(?:word|wd)?|pwd|token|auth|key)=[^&/;?#]*", re.IGNORECASE)
 _RANGES: Final = re.compile(r"#[0-9:, ]*\Z")
 _SHOWN_KEYS: Final = frozenset({"camera", "from", "to", "allow_plaintext"})
 _HIDDEN: Final = "***"
@@ -27,8 +29,9 @@ def without_credentials(source: str) -> str:
     ranges = _RANGES.search(place)
     fragment = ranges[0] if ranges else ""
     place, mark, query = place.removesuffix(fragment).replace("#", "?", 1).partition("?")
-    shown = _SHOWN_KEYS if scheme.lower() == "kafka://" else frozenset()
+    shown = _SHOWN_KEYS if scheme.strip().lower() == "kafka://" else frozenset()
     query = "&".join(_hide_value(part, shown) for part in query.split("&"))
+    place = _PATH_LOGIN.sub(rf"\1={_HIDDEN}", place)
     return scheme + (f"{_HIDDEN}@" if login else "") + place + (mark + query if mark else "") + fragment
 
 
@@ -36,6 +39,7 @@ def name_of_address(address: str) -> str:
     """Name a camera by its host and path alone, in characters that a camera id may have."""
     url = _URL.fullmatch(address)
     place = re.split(r"[?#]", _split_login(url[2])[1], maxsplit=1)[0] if url is not None else address
+    place = _PATH_LOGIN.sub("", place)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", place).strip("-")[:128] or "camera"
 
 

@@ -26,9 +26,9 @@ Frame = npt.NDArray[np.uint8]
 """One picture, uint8 of shape (height, width, channels); three channels are in OpenCV's order, BGR."""
 
 DecodingChain = Literal["dct-area-1"]
-Motion = Literal["none", "difference-1", "flow-dis-1", "flow-dis-fast-1"]
+Motion = Literal["none", "difference-1", "flow-dis-2", "flow-dis-fast-2"]
 
-MOTION_CHANNELS: Final[dict[Motion, int]] = {"none": 0, "difference-1": 1, "flow-dis-1": 2, "flow-dis-fast-1": 2}
+MOTION_CHANNELS: Final[dict[Motion, int]] = {"none": 0, "difference-1": 1, "flow-dis-2": 2, "flow-dis-fast-2": 2}
 """Channels that each kind of motion adds to a frame; see `contract.motion`."""
 
 FLOW_FRAMES: Final = 2
@@ -41,7 +41,8 @@ FLOW_STEPS_A_PIXEL: Final = 8
 """Levels of a flow channel for each pixel of the model's input."""
 
 _PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
-_PNG_END: Final = b"IEND\xae\x42\x60\x82"
+_MAX_PNG_CHUNKS: Final = 5000
+_MAX_PNG_TEXT_BYTES: Final = 16 * 2**10
 _JPEG_MAGIC: Final = b"\xff\xd8\xff"
 _SOF_BASELINE_TO_PROGRESSIVE: Final = (0xC0, 0xC1, 0xC2)
 _SOF_OTHERS: Final = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
@@ -294,7 +295,21 @@ def _read_png_header(data: bytes) -> FrameHeader:
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise FrameError("truncated" if len(data) < 33 else "malformed", "a PNG without its header chunk")
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    end = data.find(_PNG_END, 33)
-    if end < 0:
-        raise FrameError("truncated", "a PNG without its end chunk; it came cut")
-    return FrameHeader("png", height, width, trailing_bytes=len(data) - end - len(_PNG_END))
+    at, packed_texts = len(_PNG_MAGIC), 0
+    for _ in range(_MAX_PNG_CHUNKS):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        packed_texts += length if _is_packed_text(kind, data[at + 8 : at + 90]) else 0
+        at += length + 12
+        if at > len(data):
+            raise FrameError("truncated", "a PNG without its end chunk; it came cut")
+        if packed_texts > _MAX_PNG_TEXT_BYTES:
+            # The decoder unpacks each, to a thousand times its size, before it comes to the picture.
+            raise FrameError("malformed", f"a PNG with over {_MAX_PNG_TEXT_BYTES} bytes of compressed text")
+        if kind == b"IEND":
+            return FrameHeader("png", height, width, trailing_bytes=len(data) - at)
+    raise FrameError("malformed", f"a PNG of over {_MAX_PNG_CHUNKS} chunks")
+
+
+def _is_packed_text(kind: bytes, start: bytes) -> bool:
+    """Whether a PNG's chunk holds compressed text: a flag behind the keyword of international text says so."""
+    return kind == b"zTXt" or (kind == b"iTXt" and start[start.find(0) + 1 :][:1] == b"\x01")

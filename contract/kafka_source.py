@@ -22,7 +22,9 @@ CAPTURED_AT_HEADER: Final = "captured-at-ms"
 MAX_TIME_DIGITS: Final = 15
 """Digits of a capture time in a header at the most."""
 
-_MAX_TIME_MS: Final = 253_402_300_799_000
+MAX_TIME_MS: Final = 253_402_300_799_000
+"""The latest capture time, the end of year 9999."""
+
 _KEYS: Final = {"camera", "from", "to", "allow_plaintext"}
 _EXPECTED: Final = "expected kafka://HOST:PORT/TOPIC?camera=ID&from=TIME&to=TIME"
 _REQUEST_TIMEOUT_MS: Final = 15_000
@@ -123,8 +125,8 @@ def captured_at_ms(record: Any) -> int:  # noqa: ANN401 - the client's record ty
     """
     for name, value in record.headers:
         if name == CAPTURED_AT_HEADER and value is not None and len(value) <= MAX_TIME_DIGITS and value.isdigit():
-            return min(int(value), _MAX_TIME_MS)
-    return min(max(record.timestamp or 0, 0), _MAX_TIME_MS)
+            return min(int(value), MAX_TIME_MS)
+    return min(max(record.timestamp or 0, 0), MAX_TIME_MS)
 
 
 def parse_kafka_source(source: str) -> KafkaClip:

@@ -171,9 +171,15 @@ def sign_bundle(folder: Path, private_key: Path) -> Path:
         BundleError: It is not whole; see `open_bundle`.
         ConfigError: The key cannot be used; see `contract.signature.sign`.
     """
-    open_bundle(folder)
-    path = folder / SIGNATURE_NAME
-    path.write_bytes(sign((folder / MANIFEST_NAME).read_bytes(), private_key))
+    digest = open_bundle(folder).digest
+    data, path = (folder / MANIFEST_NAME).read_bytes(), folder / SIGNATURE_NAME
+    if _digest(data) != digest:
+        raise BundleError(f"bundle file {folder / MANIFEST_NAME} changed while it was in use; build the bundle again")
+    signature = sign(data, private_key)
+    # Never through what stands there, which may be a link to another file.
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
+        file.write(signature)
     return path
 
 
@@ -208,7 +214,11 @@ def _open_bundle(folder: Path, public_key: Path | None) -> Bundle:
         raise BundleError(f"bundle {folder} holds {unlisted[0]}, which its manifest does not list; remove it")
     for name, expected in manifest.files.items():
         _verify_file(folder, name, expected)
-    return Bundle(folder, manifest, f"sha256:{hashlib.sha256(data).hexdigest()}")
+    return Bundle(folder, manifest, _digest(data))
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _parse_manifest(path: Path, data: bytes) -> Manifest:

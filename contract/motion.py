@@ -1,9 +1,9 @@
 """What moves, as further channels of a frame: computed once from a camera's frames, the same in training and live.
 
 ``difference-1``     one channel: absolute difference from the frame before, grey levels
-``flow-dis-1``       two channels: displacement since two frames before, along the width and along the height, by dense
+``flow-dis-2``       two channels: displacement since two frames before, along the width and along the height, by dense
                      optical flow at the model's input size, in eighths of a pixel around 128: -16 to 15.875 pixels
-``flow-dis-fast-1``  the same from fewer patches and less refined, at a third of the time
+``flow-dis-fast-2``  the same from fewer patches, in half to two thirds of the time
 
 The flow is Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016, in OpenCV's fast preset, carried
 on to full resolution. Where there is no frame before, nothing has moved.
@@ -36,8 +36,8 @@ class _FlowSettings(NamedTuple):
 
 
 _FLOWS: Final[dict[Motion, _FlowSettings]] = {
-    "flow-dis-1": _FlowSettings(patch_stride_px=4, descents=16, refinements=5),
-    "flow-dis-fast-1": _FlowSettings(patch_stride_px=6, descents=8, refinements=1),
+    "flow-dis-2": _FlowSettings(patch_stride_px=4, descents=4, refinements=1),
+    "flow-dis-fast-2": _FlowSettings(patch_stride_px=6, descents=4, refinements=1),
 }
 
 

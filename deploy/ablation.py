@@ -80,7 +80,7 @@ VARIANTS: Final = (
     Variant("loss: absolute error", {}, {"loss": "l1"}),
     Variant("loss: SSIM and absolute error", {}, {"loss": "ssim"}),
     Variant("loss: absolute error of pictures and of their gradients", {}, {"loss": "gradient"}),
-    Variant("motion: optical flow, finer and slower", {"motion": "flow-dis-1"}),
+    Variant("motion: optical flow, finer and slower", {"motion": "flow-dis-2"}),
     Variant("motion: differences of frames", {"motion": "difference-1"}),
     Variant("no motion", {"motion": "none"}),
     Variant("input 192x288", {"height": 192, "width": 288}),

@@ -86,7 +86,7 @@ def room_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = f"{room}#0:60,203:227,452:501"
     model = {
         "height": 64, "width": 96, "widths": [16, 32, 64], "latent": 16,
-        "bottleneck": "spatial", "motion": "flow-dis-fast-1", "comparator": [16, 32, 32],
+        "bottleneck": "spatial", "motion": "flow-dis-fast-2", "comparator": [16, 32, 32],
     }  # fmt: skip
     settings = tiny_settings(epochs=6, pseudo_anomalies=PSEUDO_ANOMALIES, augment=True, model=model)
     fit(open_source(source), source, settings, folder / "run", Console(quiet=True))

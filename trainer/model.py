@@ -34,10 +34,10 @@ class ModelConfig(FrozenModel):
     channels: Literal[1, 3] = 1
     """1 for grey, 3 for colour in BGR order."""
 
-    motion: Motion = "flow-dis-fast-1"
+    motion: Motion = "flow-dis-fast-2"
     """What is computed from a camera's frames and given to the model beside them: nothing, ``none``, for images that
-    are not a camera's; the difference from the frame before, ``difference-1``; optical flow, ``flow-dis-fast-1``,
-    or finer and slower, ``flow-dis-1``."""
+    are not a camera's; the difference from the frame before, ``difference-1``; optical flow, ``flow-dis-fast-2``,
+    or finer and slower, ``flow-dis-2``."""
 
     clip_frames: int = Field(default=1, ge=1, le=64)
     """Consecutive frames that the autoencoder sees and redraws, T; the last one is scored."""

@@ -11,9 +11,12 @@ PRESETS: Final[dict[Preset, dict[str, Any]]] = {
         "model": {"motion": "difference-1", "widths": (16, 32, 64), "comparator": (16, 32, 64)},
         "minutes": 2.0,
     },
-    "balanced": {"model": {"motion": "flow-dis-fast-1"}, "minutes": 4.0},
+    "balanced": {
+        "model": {"motion": "flow-dis-fast-2", "widths": (16, 48, 64), "comparator": (16, 48, 64)},
+        "minutes": 4.0,
+    },
     # Three and a half times the places: what is small or far is told apart.
-    "best": {"model": {"motion": "flow-dis-1", "height": 240, "width": 360}, "minutes": 6.0},
+    "best": {"model": {"motion": "flow-dis-2", "height": 240, "width": 360}, "minutes": 6.0},
     # One latent for the whole frame redraws an empty scene and nothing that comes into it, after a minute.
     "room": {
         "model": {

@@ -1,18 +1,19 @@
 """The per-frame core: frames in, scores and alerts out. It does no I/O; ``run`` and ``score`` share it."""
 
 import itertools
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from contract.alert import Alert, AnomalyData, FrameReference, make_alert, make_event_id
+from contract.alert import Alert, AnomalyData, FrameReference, Picture, make_alert, make_event_id
 from contract.errors import FrameError
 from contract.event import Event, EventRule, EventTracker, Transition, rule_version
 from contract.frame import FrameLimits, decode_frame, read_frame_header
@@ -23,13 +24,18 @@ from worker.cores import Crew
 from worker.pictures import heat_map, snapshot
 from worker.state import CameraState, PartitionState, Place, pack, unpack
 
+_log = logging.getLogger(__name__)
+
 _DEFAULT_PICTURE_BYTES: Final = 192 * 1024
 _DEFAULT_CAMERAS: Final = 4096
 _CLIPS_AT_ONCE: Final = 8
 _READ_AT_ONCE: Final = 64
 READ_BACK_FRAMES: Final = 4096
 """Frames of a partition that are read back at the most to fill its cameras' clips; a camera whose last frames lie
-before them begins its clip anew."""
+before them begins its clip anew. As many are read at the most for the picture of one pending event."""
+
+_READ_BACK_FOR_PEAKS: Final = 8 * READ_BACK_FRAMES
+"""The same for all pending events of a partition together."""
 
 
 class BatchScorer(Protocol):
@@ -89,8 +95,21 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Peak:
+    """The frame of an event's highest score.
+
+    Attributes:
+        data: As it came; empty where it was large.
+        small: Picture of a large one.
+        anomaly_map: Its map.
+    """
+
     data: bytes
+    small: Picture | None
     anomaly_map: FloatArray
+
+    def snapshot(self, max_bytes: int) -> Picture | None:
+        """A small picture of the frame; None where there is none."""
+        return snapshot(self.data, max_bytes) if self.data else self.small
 
 
 class _Reached(NamedTuple):
@@ -178,8 +197,9 @@ class Engine:
         event_rule: In place of the bundle's.
         limits: What a frame may declare.
         picture_max_bytes: Size up to which pictures travel in alerts.
-        max_cameras: Cameras kept at once. Beyond it the one idle longest without an event pending is forgotten; where
-            there is none, the new camera's frames are rejected with reason ``too_many_cameras``.
+        max_cameras: Cameras kept at once. Beyond it the one idle longest without an event pending is forgotten, or else
+            the one idle longest whose event has not started yet; where there is none, the new camera's frames are
+            rejected with reason ``too_many_cameras``.
         crew: Decodes, measures motion and scores; the caller's thread where not given.
         on_stage: Told the name of each stage and how long it took, seconds: ``decode``, ``motion``, ``infer`` and
             ``events``.
@@ -336,14 +356,22 @@ class Engine:
         self._fill_windows(iter(read(begins_at, next_offset)))
         if (saved.bundle, saved.rule_version) != (self._digest_half, self._rule_version):
             return 0
-        return sum(self._resume(topic, partition, state, read) for state in saved.cameras)
+        left, resumed = _READ_BACK_FOR_PEAKS, 0
+        for state in saved.cameras:
+            # Beyond what honest states need, an event goes on without its picture.
+            frames = state.peak.offset + 1 - state.peak_from
+            is_read = frames <= min(left, READ_BACK_FRAMES)
+            left -= frames if is_read else 0
+            resumed += self._resume(topic, partition, state, read if is_read else _read_nothing)
+        return resumed
 
     def _resume(
         self, topic: str, partition: int, state: CameraState, read: Callable[[int, int], Iterable[IncomingFrame]]
     ) -> bool:
         try:
             camera = self._camera(topic, partition, state.camera_id)
-        except FrameError:
+        except FrameError as error:
+            _log.warning("an event does not go on", extra={"camera": state.camera_id, "cause": str(error)})
             return False
         event = state.following.event
         camera.tracker.resume(state.following)
@@ -353,16 +381,21 @@ class Engine:
             event.last: _Reached(state.last, state.last.offset),
             event.peak: _Reached(state.peak, state.peak_from),
         }
-        frames = read(max(0, state.peak_from), state.peak.offset + 1)
-        camera.peak = self._peak([one for one in frames if one.camera_id == state.camera_id])
+        frames = (one for one in read(state.peak_from, state.peak.offset + 1) if one.camera_id == state.camera_id)
+        camera.peak = self._peak(deque(frames, maxlen=self._frames_before + 1))
         return True
 
     def _fill_windows(self, frames: Iterator[IncomingFrame]) -> None:
+        # In the order of their last frames, as they are kept live.
         last: dict[str, deque[tuple[IncomingFrame, _Picture]]] = {}
         while chunk := list(itertools.islice(frames, _READ_AT_ONCE)):
             for frame, picture in zip(chunk, self._crew.map(self._decode, chunk), strict=True):
                 if not isinstance(picture, FrameError):
-                    last.setdefault(frame.camera_id, deque(maxlen=self._frames_before)).append((frame, picture))
+                    kept = last.pop(frame.camera_id, None) or deque(maxlen=self._frames_before)
+                    kept.append((replace(frame, data=None), picture))
+                    last[frame.camera_id] = kept
+            while len(last) > self._max_cameras:
+                del last[next(iter(last))]
         clips = []
         for frame, picture in itertools.chain.from_iterable(last.values()):
             admitted = self._admit(frame, picture)
@@ -371,7 +404,7 @@ class Engine:
                 clips.append(admitted.clip)
         self._crew.map(lambda clip: clip.measure(), clips)
 
-    def _peak(self, frames: Sequence[IncomingFrame]) -> _Peak | None:
+    def _peak(self, frames: deque[IncomingFrame]) -> _Peak | None:
         """Decode and score a peak's frame, the last, anew."""
         window = self._window()
         clip = None
@@ -382,7 +415,17 @@ class Engine:
                 clip.measure()
         if clip is None:
             return None
-        return _Peak(frames[-1].data or b"", self._score_clips([clip])[1][0].copy())
+        return self._kept_peak(frames[-1], self._score_clips([clip])[1][0])
+
+    def _kept_peak(self, frame: IncomingFrame, anomaly_map: FloatArray) -> _Peak:
+        """What is kept of a peak: the map, a copy, for it is a view that would keep its whole batch's, and the picture.
+
+        A large frame is made small at once, since each camera may have a peak pending.
+        """
+        data = frame.data or b""
+        if len(data) <= self._picture_max_bytes:
+            return _Peak(data, None, anomaly_map.copy())
+        return _Peak(b"", snapshot(data, self._picture_max_bytes), anomaly_map.copy())
 
     def forget(self, partitions: Iterable[tuple[str, int]]) -> None:
         """Drop what is kept of the cameras of partitions that another worker now has."""
@@ -447,17 +490,24 @@ class Engine:
     def _make_room(self) -> None:
         if len(self._cameras) < self._max_cameras:
             return
+        maybe: tuple[str, int, str] | None = None
         for key, camera in self._cameras.items():
             if camera.batch > self._followed:
                 # Its scores are not told yet, and may begin an event; so may those of all after it.
                 break
-            if camera.tracker.pending is None:
-                topic, partition, camera_id = key
-                del self._cameras[key], self._at[topic, partition][camera_id]
-                return
-        raise FrameError(
-            "too_many_cameras", f"{len(self._cameras)} cameras are followed already, max_cameras allows no more"
-        )
+            following = camera.tracker.following
+            if following is None:
+                maybe = key
+                break
+            if maybe is None and not following.is_open:
+                # A few anomalous frames of a camera that is silent since must not hold its place for ever.
+                maybe = key
+        if maybe is None:
+            raise FrameError(
+                "too_many_cameras", f"{len(self._cameras)} cameras are followed already, max_cameras allows no more"
+            )
+        topic, partition, camera_id = maybe
+        del self._cameras[maybe], self._at[topic, partition][camera_id]
 
     def _follow(
         self, camera: _Camera, frame: IncomingFrame, score: float, anomaly_map: FloatArray
@@ -473,8 +523,7 @@ class Engine:
             return ()
         camera.reached[position] = _Reached(Place(frame.offset, frame.captured_at_ms), from_offset)
         if event.peak == position:
-            # A copy, for the map is a view that would keep its whole batch's.
-            camera.peak = _Peak(frame.data or b"", anomaly_map.copy())
+            camera.peak = self._kept_peak(frame, anomaly_map)
         kept = {event.first, event.peak, event.last}
         camera.reached = {place: reached for place, reached in camera.reached.items() if place in kept}
         if told is None:
@@ -507,7 +556,7 @@ class Engine:
             anomalous_area_percent=anomalous_area(picture.anomaly_map, self.threshold) if picture else 0.0,
             boxes=tuple(anomalous_boxes(picture.anomaly_map, self.threshold)) if picture else (),
             heat_map=heat_map(picture.anomaly_map, self.threshold, self._picture_max_bytes) if picture else None,
-            snapshot=snapshot(picture.data, self._picture_max_bytes) if picture else None,
+            snapshot=picture.snapshot(self._picture_max_bytes) if picture else None,
             frames=FrameReference(
                 topic=topic, partition=partition, first_offset=first, peak_offset=peak, last_offset=last
             ),
@@ -515,6 +564,10 @@ class Engine:
             rule_version=self._rule_version,
         )
         return make_alert(transition, event.updates, last_ms if at_ms is None else at_ms, data)
+
+
+def _read_nothing(_first: int, _end: int) -> Iterator[IncomingFrame]:
+    return iter(())
 
 
 def _state_of(camera: _Camera) -> CameraState | None:

@@ -41,6 +41,7 @@ from worker.records import (
     capture_time_oddity,
     dead_letter_record,
     read_frame,
+    record_bytes,
     score_record,
 )
 from worker.settings import WorkerSettings
@@ -238,7 +239,7 @@ class WorkerLoop:
         is_commit = is_due and self._transactions is not None and self._transactions.is_open
         if records or self._gone or self._begun or is_commit:
             gone, self._gone, begun, self._begun = self._gone, set(), self._begun, {}
-            size = sum(len(record.value or b"") for record in records)
+            size = sum(record_bytes(record) for record in records)
             batch = _Batch(records, self._progress.tenures, gone, membership, begun, is_commit)
             self._pipeline.submit(batch, size)
         if is_due and self._transactions is None:
@@ -328,8 +329,12 @@ class WorkerLoop:
             committed = self._committed(partition)
             if committed is None and self._transactions is not None and not self._commit_begin(partition, begins_at):
                 continue
-            self._progress.begin(partition, begins_at, committed.metadata if committed is not None else "")
-            if committed is not None and committed.metadata:
+            if committed is None:
+                self._progress.begin(partition, begins_at)
+                continue
+            # Where it was committed, even if the first record lies behind it: the state counts from there.
+            self._progress.begin(partition, committed.offset, committed.metadata)
+            if committed.metadata:
                 self._begun[partition] = committed
 
     def _commit_begin(self, partition: TopicPartition, offset: int) -> bool:

@@ -79,6 +79,12 @@ def read_frame(record: Any) -> IncomingFrame:  # noqa: ANN401 - the client's rec
     return IncomingFrame(camera_id, record.topic, record.partition, record.offset, captured_at_ms(record), record.value)
 
 
+def record_bytes(record: Any) -> int:  # noqa: ANN401
+    """Bytes that a consumed record holds: its key, value and headers."""
+    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers
+
+
 def capture_time_oddity(record: Any, now_ms: float) -> str | None:  # noqa: ANN401
     """Say what is odd about a record's capture time; None where nothing is.
 
@@ -169,13 +175,16 @@ def without_bulk(record: OutgoingRecord) -> OutgoingRecord | None:
     An alert goes without its pictures. A dead letter goes without its value, its own headers and a key of more than
     1 KiB; ``framewatch-value-left-out`` tells the value's size in bytes.
     """
-    if _CONTENT_TYPE_HEADER in record.headers and record.value is not None:
+    names = {name for name, _ in record.headers}
+    # A dead letter keeps its sender's headers, which may say anything, but none of this name.
+    if REASON_HEADER not in names:
+        if _CONTENT_TYPE_HEADER not in record.headers or record.value is None:
+            return None
         alert = Alert.model_validate_json(record.value)
         data = alert.data.model_copy(update={"heat_map": None, "snapshot": None})
         value = alert.model_copy(update={"data": data}).to_json()
         return record._replace(value=value) if value != record.value else None
-    names = {name for name, _ in record.headers}
-    if REASON_HEADER not in names or _LEFT_OUT_HEADER in names:
+    if _LEFT_OUT_HEADER in names:
         return None
     headers = [(name, value) for name, value in record.headers if name.startswith("framewatch-")]
     headers.append((_LEFT_OUT_HEADER, str(len(record.value or b"")).encode()))

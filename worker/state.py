@@ -19,9 +19,12 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from contract.event import Event, Following
+from contract.kafka_source import CAMERA_ID, MAX_TIME_MS
 
 _FORMAT: Final = "1"
 _MAX_UNPACKED_BYTES: Final = 4 * 2**20
+_MOST: Final = 2**53
+"""Bound of what is counted."""
 
 
 class Place(NamedTuple):
@@ -125,10 +128,11 @@ def unpack(text: str, next_offset: int) -> PartitionState | None:
         data = unpacker.decompress(base64.b85decode(text[len(_FORMAT) :]), _MAX_UNPACKED_BYTES)
         if not unpacker.eof:
             return None
-        bundle, rule_version, read_back, cameras = _packed.validate_json(data)
-        state = PartitionState(
-            bundle, rule_version, next_offset - read_back, tuple(_unpacked(one, next_offset) for one in cameras)
-        )
+        bundle, rule_version, read_back, packed = _packed.validate_json(data)
+        cameras = tuple(_unpacked(one, next_offset) for one in packed)
+        state = PartitionState(bundle, rule_version, next_offset - read_back, cameras)
+        if not 0 <= state.read_from <= next_offset or not all(_is_possible(one, next_offset) for one in cameras):
+            return None
     except (ValueError, OverflowError, zlib.error, ValidationError):
         return None
     return state
@@ -159,7 +163,8 @@ def _to_packed(camera: CameraState, next_offset: int) -> _Packed:
 
 def _unpacked(packed: _Packed, next_offset: int) -> CameraState:
     first, peak, last, told_at = (-back for back in packed.positions)
-    peak_score, told_score = (float(np.float32(score)) for score in packed.scores)
+    with np.errstate(over="ignore"):
+        peak_score, told_score = (float(np.float32(score)) for score in packed.scores)
     if not (math.isfinite(peak_score) and math.isfinite(told_score)):
         raise ValueError("a score is not finite")
     first_back, peak_back, last_back = packed.offsets
@@ -172,6 +177,21 @@ def _unpacked(packed: _Packed, next_offset: int) -> CameraState:
         Place(next_offset - peak_back, began_ms + peak_after_ms),
         Place(next_offset - last_back, began_ms + last_after_ms),
         next_offset - packed.peak_from,
+    )
+
+
+def _is_possible(camera: CameraState, next_offset: int) -> bool:
+    """Whether an engine can have kept this: others may commit too, and what they wrote must not stop a worker."""
+    event, told_at = camera.following.event, camera.following.told_at
+    first, peak, last = camera.first, camera.peak, camera.last
+    return (
+        CAMERA_ID.fullmatch(camera.camera_id) is not None
+        and -_MOST <= event.first <= event.peak <= event.last < 0
+        and abs(told_at) <= _MOST
+        and 0 <= event.updates <= _MOST
+        and 0 <= first.offset <= peak.offset <= last.offset < next_offset
+        and 0 <= camera.peak_from <= peak.offset
+        and all(0 <= place.captured_at_ms <= MAX_TIME_MS for place in (first, peak, last))
     )
 
 

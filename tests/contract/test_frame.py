@@ -50,6 +50,17 @@ def png_bomb(side):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+def png_with(*chunks):
+    """A sound PNG with further chunks behind its header."""
+    made = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return PNG[:33] + made + PNG[33:]
+
+
+PACKED_TEXT = zlib.compress(bytes(8 * 2**20), 9)
+
+
 def many_scans(count):
     scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00\x00"
     return JPEG[: JPEG.index(b"\xff\xda")] + scan * count + b"\xff\xd9"
@@ -91,6 +102,11 @@ BAD = [
     (png_bomb(60000), "too_large"),
     (PNG[: len(PNG) // 2], "truncated"),
     (PNG[:20], "truncated"),
+    (PNG[:-1], "truncated"),
+    (png_with(*[(b"zTXt", b"a\0\0" + PACKED_TEXT)] * 3), "malformed"),
+    (png_with(*[(b"iTXt", b"a\0\1\0\0\0" + PACKED_TEXT)] * 3), "malformed"),
+    (png_with(*[(b"tEXt", b"a\0b")] * 5000), "malformed"),
+    (PNG[:33] + b"IEND\xae\x42\x60\x82", "truncated"),
     (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "not_jpeg_or_png"),
     (b"GIF89a" + bytes(50), "not_jpeg_or_png"),
     (b"II*\x00" + bytes(50), "not_jpeg_or_png"),
@@ -127,6 +143,13 @@ def test_a_bomb_is_refused_before_a_pixel_is_allocated():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 20_000  # KiB
+
+
+def test_texts_within_a_png_are_no_fault_and_change_no_pixel():
+    texts = png_with(
+        (b"tEXt", b"a\0b"), (b"zTXt", b"a\0\0" + zlib.compress(b"b")), (b"iTXt", b"a\0\0\0\0\0" + b"b" * 20_000)
+    )
+    assert np.array_equal(decode_frame(texts, GREY, LIMITS), decode_frame(PNG, GREY, LIMITS))
 
 
 def test_many_tiny_markers_cost_no_time():

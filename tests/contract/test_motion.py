@@ -35,7 +35,7 @@ def test_the_difference_is_that_from_the_frame_before():
     assert np.array_equal(pushed[..., 1], cv2.absdiff(first[..., 0], second[..., 0]))
 
 
-FLOWS = ["flow-dis-1", "flow-dis-fast-1"]
+FLOWS = ["flow-dis-2", "flow-dis-fast-2"]
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -51,7 +51,7 @@ def test_flow_is_the_displacement_over_two_frames_in_eighths_of_a_pixel(flow, pi
 
 
 def test_flow_of_colour_is_that_of_its_grey():
-    grey, colour = MotionChannels(preprocessing("flow-dis-fast-1")), MotionChannels(preprocessing("flow-dis-fast-1", 3))
+    grey, colour = MotionChannels(preprocessing("flow-dis-fast-2")), MotionChannels(preprocessing("flow-dis-fast-2", 3))
     for number in range(3):
         frame = texture(number)
         of_grey, of_colour = grey.push(frame), colour.push(np.repeat(frame, 3, axis=2))
@@ -72,8 +72,8 @@ def test_flow_does_not_depend_on_what_was_computed_before_the_last_frames(flow):
 def test_a_skipped_frame_is_one_that_later_frames_moved_since():
     frames = [texture(number * 1.5) for number in range(4)]
     pushed, skipped = (
-        MotionChannels(preprocessing("flow-dis-fast-1", 3)),
-        MotionChannels(preprocessing("flow-dis-fast-1", 3)),
+        MotionChannels(preprocessing("flow-dis-fast-2", 3)),
+        MotionChannels(preprocessing("flow-dis-fast-2", 3)),
     )
     for frame in frames[:-1]:
         pushed.push(np.repeat(frame, 3, axis=2))
@@ -84,7 +84,7 @@ def test_a_skipped_frame_is_one_that_later_frames_moved_since():
 
 @pytest.mark.parametrize(("pixels_a_frame", "end"), [(8.5, 255), (-8.5, 0)])
 def test_movement_beyond_the_range_stays_at_its_end(pixels_a_frame, end):
-    motion = MotionChannels(preprocessing("flow-dis-fast-1"))
+    motion = MotionChannels(preprocessing("flow-dis-fast-2"))
     for number in range(3):
         pushed = motion.push(texture(number * pixels_a_frame, sigma=8))
     assert np.median(pushed[16:-16, 32:-32, 1]) == end

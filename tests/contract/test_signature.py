@@ -69,6 +69,17 @@ def test_a_link_is_no_signature(signed, tmp_path):
         open_bundle(bundle, public)
 
 
+def test_a_signature_is_not_written_through_a_link(signed, tmp_path):
+    bundle, public = signed
+    other = tmp_path / "other"
+    other.write_text("mine")
+    (bundle / SIGNATURE_NAME).unlink()
+    (bundle / SIGNATURE_NAME).symlink_to(other)
+    sign_bundle(bundle, tmp_path / "owner.pem")
+    assert other.read_text() == "mine"
+    open_bundle(bundle, public)
+
+
 def test_one_changed_byte_of_the_manifest_is_seen_though_it_is_still_whole(signed):
     bundle, public = signed
     manifest = bundle / "manifest.json"

@@ -213,6 +213,8 @@ CAMERA = f"rtsp://admin:{SECRET}@10.0.0.5/stream1?token={SECRET}"
         (f"{CAMERA}#0:10", "rtsp://***@10.0.0.5/stream1?token=***#0:10"),
         (f"{CAMERA}&{SECRET}", "rtsp://***@10.0.0.5/stream1?token=***&***"),
         ("rtsp://admin@10.0.0.5:554/a", "rtsp://***@10.0.0.5:554/a"),
+        (f" rtsp://admin:{SECRET}@10.0.0.5/a", " rtsp://***@10.0.0.5/a"),
+        (f"rtsp://h/user=admin&password={SECRET}&channel=1.sdp", "rtsp://h/user=***&password=***&channel=1.sdp"),
         (f"rtsp://admin:{SECRET}@x/{SECRET}@10.0.0.5/a", "rtsp://***@10.0.0.5/a"),
         (f"rtsp://admin:x/{SECRET}@10.0.0.5/a", "rtsp://***@10.0.0.5/a"),
         (f"rtsp://admin:1/{SECRET}@10.0.0.5/a", "rtsp://***@10.0.0.5/a"),

@@ -95,7 +95,7 @@ def test_graphs_have_a_dynamic_batch_no_outside_weights_and_no_batch_norm(bundle
 
 @pytest.fixture(scope="module")
 def comparing_run(tmp_path_factory):
-    model = {"bottleneck": "spatial", "motion": "flow-dis-fast-1", "comparator": [8, 16, 16]}
+    model = {"bottleneck": "spatial", "motion": "flow-dis-fast-2", "comparator": [8, 16, 16]}
     return make_run(
         tmp_path_factory.mktemp("comparing"), epochs=80, model=model, pseudo_anomalies=PSEUDO_ANOMALIES, augment=True
     )

@@ -3,10 +3,12 @@
 Each test is given arbitrary input and good input with something changed. What was once found to break is an `example`.
 """
 
+import base64
 import copy
 import json
 import shutil
 import struct
+import zlib
 from types import SimpleNamespace
 
 import yaml
@@ -112,7 +114,22 @@ def test_a_record_is_a_frame_or_a_frame_error(key, value, headers, timestamp):
     capture_time_oddity(record, 1.7e12)
 
 
-@given(st.text(max_size=200) | st.binary(max_size=60).map(lambda data: "1" + data.decode("latin-1")), st.integers(0))
+def packed(value):
+    return "1" + base64.b85encode(zlib.compress(json.dumps(value).encode())).decode()
+
+
+numbers = st.integers(-(10**20), 10**20) | st.integers(-3, 30)
+rows = st.tuples(
+    st.text(max_size=9), st.booleans(), st.tuples(*[numbers] * 4), st.tuples(*[st.floats()] * 2), numbers,
+    st.tuples(*[numbers] * 3), numbers, st.tuples(*[numbers] * 3),
+)  # fmt: skip
+states = st.tuples(st.text(max_size=9), st.text(max_size=9), numbers, st.lists(rows, max_size=3)).map(packed)
+
+
+@given(
+    st.text(max_size=200) | st.binary(max_size=60).map(lambda data: "1" + data.decode("latin-1")) | states,
+    st.integers(0, 50),
+)
 def test_metadata_of_an_offset_is_a_state_or_none(text, offset):
     state = unpack(text, offset)
     if state is not None:

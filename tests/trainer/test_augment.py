@@ -14,7 +14,7 @@ def state(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("motion", ["none", "difference-1", "flow-dis-fast-1"])
+@pytest.mark.parametrize("motion", ["none", "difference-1", "flow-dis-fast-2"])
 def test_light_differs_by_image_and_is_one_for_all_frames_of_a_clip(motion):
     model = config(motion=motion, clip_frames=2, channels=3)
     coarse = torch.rand(1, model.preprocessing.input_channels, 8, 12, generator=state()) * 0.2 + 0.4
@@ -46,7 +46,7 @@ def test_some_pictures_are_softer_some_sharper_and_some_noisier():
     assert 0.015 < flat.max() < 0.021
 
 
-@pytest.mark.parametrize(("motion", "rest"), [("difference-1", 0), ("flow-dis-fast-1", FLOW_NEUTRAL / 255)])
+@pytest.mark.parametrize(("motion", "rest"), [("difference-1", 0), ("flow-dis-fast-2", FLOW_NEUTRAL / 255)])
 def test_one_clip_in_ten_is_as_footage_starts(motion, rest):
     model = config(motion=motion, clip_frames=3)
     coarse = torch.rand(300, 3 * model.preprocessing.input_channels, 4, 4, generator=state()) * 0.4 + 0.3
@@ -56,7 +56,7 @@ def test_one_clip_in_ten_is_as_footage_starts(motion, rest):
     assert 12 < starts.sum() < 55
     assert torch.equal(pictures[starts][:, 0], pictures[starts][:, 2])
     assert (pictures[~starts][:, 0] - pictures[~starts][:, 2]).abs().mean() > 0.05
-    if motion == "flow-dis-fast-1":
+    if motion == "flow-dis-fast-2":
         assert torch.equal(moved[~starts], pictures_and_motion(images, model)[1][~starts])
     before, after = (each[starts][:, 2].flatten(1) for each in (pictures_and_motion(images, model)[0], pictures))
     assert all(torch.corrcoef(torch.stack(pair))[0, 1] > 0.9 for pair in zip(before, after, strict=True))

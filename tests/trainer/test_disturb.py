@@ -15,7 +15,7 @@ def images(model: ModelConfig, count: int = 64) -> torch.Tensor:
     random = torch.Generator().manual_seed(1)
     shape = count, model.clip_frames, model.preprocessing.input_channels, 64, 96
     frames = torch.rand(shape, generator=random) * 0.5 + 0.25
-    if model.motion == "flow-dis-fast-1":
+    if model.motion == "flow-dis-fast-2":
         frames[:, :, model.channels :] = FLOW_NEUTRAL / 255
         frames[:, :, model.channels, 24:40, 40:56] = (FLOW_NEUTRAL + 32) / 255
     if model.motion == "difference-1":
@@ -28,8 +28,8 @@ VARIANTS = [
     {"motion": "none"},
     {"motion": "none", "channels": 3},
     {"motion": "difference-1"},
-    {"motion": "flow-dis-fast-1"},
-    {"motion": "flow-dis-fast-1", "clip_frames": 3, "channels": 3},
+    {"motion": "flow-dis-fast-2"},
+    {"motion": "flow-dis-fast-2", "clip_frames": 3, "channels": 3},
 ]
 
 
@@ -139,7 +139,7 @@ def test_what_rests_does_not_become_noisier_where_things_move_faster():
     assert at_rest.std() < 1.2
 
 
-@pytest.mark.parametrize("motion", ["difference-1", "flow-dis-fast-1"])
+@pytest.mark.parametrize("motion", ["difference-1", "flow-dis-fast-2"])
 def test_mostly_what_is_faster_moves_as_if_frames_were_skipped(motion):
     model = config(motion=motion)
     before = images(model, 400)
@@ -150,7 +150,7 @@ def test_mostly_what_is_faster_moves_as_if_frames_were_skipped(motion):
     level = after[:, -1, 24:40, 40:56].flatten(1).amax(1) * 255 - motion_at_rest(model)
     rests = before[:, -1, 24:40, 40:56].flatten(1).amax(1) * 255 - motion_at_rest(model)
     # The last channel of the flow is along the height, where nothing moves unless frames are skipped.
-    by_skipping = same_picture & (level - rests > 5) & ((level < 66) if motion == "flow-dis-fast-1" else True)
+    by_skipping = same_picture & (level - rests > 5) & ((level < 66) if motion == "flow-dis-fast-2" else True)
     assert 0.1 < by_skipping.float().mean() < 0.4
 
 

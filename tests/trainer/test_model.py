@@ -14,7 +14,7 @@ VARIANTS = [
     {"bottleneck": "spatial", "latent": 3},
     {"bottleneck": "frame", "latent": 7, "clip_frames": 3},
     {"bottleneck": "spatial", "latent": 3, "clip_frames": 2, "channels": 3},
-    {"bottleneck": "spatial", "latent": 3, "motion": "flow-dis-fast-1"},
+    {"bottleneck": "spatial", "latent": 3, "motion": "flow-dis-fast-2"},
     {"bottleneck": "frame", "latent": 7, "clip_frames": 2, "motion": "difference-1"},
 ]
 LATENTS = [(7,), (5, 2, 3), (3, 4, 6), (7,), (3, 4, 6), (3, 4, 6), (7,)]
@@ -84,7 +84,7 @@ def test_score_is_the_maximum_of_the_map_and_falls_on_the_disturbed_cell():
 
 
 def test_what_stands_out_in_two_ways_at_one_place_stands_out_more():
-    detector = Detector(Autoencoder(config(motion="flow-dis-fast-1", comparator=(4, 8, 8)))).eval()
+    detector = Detector(Autoencoder(config(motion="flow-dis-fast-2", comparator=(4, 8, 8)))).eval()
     frames = torch.full((1, 1, 64, 96, 3), 128, dtype=torch.uint8)
     with torch.inference_mode():
         errors = detector.cell_errors(frames)[0]
@@ -126,7 +126,7 @@ def test_only_the_last_frame_of_a_clip_is_scored():
     assert pooled_residual(late, images, of_three).min() > 0.9
 
 
-@pytest.mark.parametrize("motion", ["difference-1", "flow-dis-fast-1"])
+@pytest.mark.parametrize("motion", ["difference-1", "flow-dis-fast-2"])
 def test_motions_channels_are_no_part_of_the_residual(motion):
     moving = config(motion=motion)
     images = torch.rand(1, moving.preprocessing.input_channels, 64, 96)
@@ -149,12 +149,12 @@ def test_flow_is_measured_in_pixels_a_frame_the_slow_counting_less():
     flow = torch.full((1, 1, 64, 96, 3), 128, dtype=torch.uint8)
     flow[..., 16:48, 32:64, 1] += 3 * 16
     flow[..., 16:48, 32:64, 2] -= 4 * 16
-    motion = pooled_motion(flow, config(motion="flow-dis-fast-1"))
+    motion = pooled_motion(flow, config(motion="flow-dis-fast-2"))
     assert motion[0, 4, 6].item() == pytest.approx(25 / 5.5, abs=1e-3)
     assert motion[0, 0, 0].item() == pytest.approx(0, abs=2e-3)
 
 
-@pytest.mark.parametrize(("motion", "channels"), [("flow-dis-fast-1", 3), ("difference-1", 2)])
+@pytest.mark.parametrize(("motion", "channels"), [("flow-dis-fast-2", 3), ("difference-1", 2)])
 def test_motion_is_averaged_over_the_frames(motion, channels):
     frames = torch.randint(0, 256, (2, 3, 64, 96, channels), generator=torch.Generator().manual_seed(0)).byte()
     apart = [pooled_motion(frame, config(motion=motion)) for frame in frames.split(1, 1)]
@@ -184,7 +184,7 @@ def test_something_fast_counts_about_as_much_alone_as_in_a_crowd():
     crowd = alone.clone()
     crowd[..., 1] = torch.where(crowd[..., 1] == 128, 128 + 16, crowd[..., 1])
     speeds = [
-        pooled_motion(flow, config(motion="flow-dis-fast-1"))[0, 3:5, 5:7].max().item() for flow in (alone, crowd)
+        pooled_motion(flow, config(motion="flow-dis-fast-2"))[0, 3:5, 5:7].max().item() for flow in (alone, crowd)
     ]
     assert speeds[0] > 2.5
     assert speeds[1] == pytest.approx(speeds[0], rel=0.3)

@@ -16,7 +16,7 @@ PIXELS_A_FRAME = 1.0
 
 @pytest.fixture
 def preprocessing():
-    return Preprocessing(height=96, width=128, channels=1, motion="flow-dis-fast-1")
+    return Preprocessing(height=96, width=128, channels=1, motion="flow-dis-fast-2")
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_frames_of_other_parts_are_left_out(footage, preprocessing, tmp_path):
 
 
 def test_the_motion_of_skipped_frames_is_parted_from_a_frames_own():
-    config = ModelConfig(height=32, width=32, channels=3, motion="flow-dis-fast-1", clip_frames=2)
+    config = ModelConfig(height=32, width=32, channels=3, motion="flow-dis-fast-2", clip_frames=2)
     clips = torch.arange(2 * 14 * 2).float().reshape(2, 14, 1, 2)
     own, motion = part_skipped(clips, config)
     assert torch.equal(own, clips[:, [0, 1, 2, 3, 4, 7, 8, 9, 10, 11]])

@@ -287,7 +287,35 @@ def test_a_camera_for_which_there_is_no_room_is_refused_and_others_go_on():
     outcomes = engine.process([*both, frame(2, DARK, "c"), frame(3, BRIGHT, "a")])
     assert [outcome.error and outcome.error.reason for outcome in outcomes] == [None, None, "too_many_cameras", None]
     assert len(outcomes[3].alerts) == 1
-    assert engine.process([frame(4, DARK, "c")])[0].error.reason == "too_many_cameras"
+    # Of a, an event is open; of b, one may begin.
+    assert engine.process([frame(4, DARK, "c")])[0].error is None
+    assert engine.process([frame(5, BRIGHT, "c"), frame(6, BRIGHT, "c")])[1].alerts
+    assert engine.process([frame(7, DARK, "b")])[0].error.reason == "too_many_cameras"
+
+
+def test_single_anomalous_frames_of_many_names_hold_no_places():
+    engine = Engine(detector(), max_cameras=4)
+    for number in range(20):
+        outcomes = engine.process([frame(number, BRIGHT, f"name-{number}")])
+        assert outcomes[0].error is None
+    assert engine.process([frame(30, DARK, "door")])[0].error is None
+
+
+def test_a_large_frame_of_a_pending_event_is_kept_small():
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (400, 400), dtype=np.uint8)
+    noise[:, 200:] = 255
+    large = cv2.imencode(".png", noise)[1].tobytes()
+    assert len(large) > 20_000
+    outcomes, kept = [], []
+    for most in (10**6, 20_000):
+        engine = Engine(detector(), picture_max_bytes=most)
+        outcomes.append(engine.process([frame(0, 0, data=large), frame(1, 0, data=large)])[1])
+        kept.append(next(iter(engine._cameras.values())).peak)
+    assert [len(peak.data) for peak in kept] == [len(large), 0]
+    assert kept[1].small is None or len(kept[1].small.base64) < 30_000
+    whole, small = (outcome.alerts[0].data for outcome in outcomes)
+    assert whole.model_copy(update={"snapshot": None}) == small.model_copy(update={"snapshot": None})
 
 
 def test_cameras_of_one_batch_do_not_push_each_other_out():

@@ -412,6 +412,22 @@ def test_a_partition_begins_where_it_began_although_no_frame_came_before_the_end
     assert committed(made.journal) == {0: 17, 1: 0}
 
 
+def test_a_state_is_never_committed_with_another_offset_than_its_own():
+    made = make([record(i) for i in range(7, 12)], batch=2)
+    made.source.journal.append(("commit", {0: 5}))
+    made.source.states = {TopicPartition("frames", 0): "the state at 5"}
+    kept, original = [], made.source.commit
+
+    def commit(offsets):
+        kept.extend((entry.offset, entry.metadata) for entry in offsets.values())
+        original(offsets)
+
+    made.source.commit = commit
+    made.loop.run()
+    assert committed(made.journal) == {0: 12}
+    assert all((text == "the state at 5") == (offset == 5) for offset, text in kept)
+
+
 def test_a_partition_s_beginning_is_committed_before_its_first_frame_is_finished():
     def fail(sent):
         raise DeliveryError("not confirmed")

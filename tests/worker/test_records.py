@@ -5,11 +5,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from contract.alert import Alert
+from contract.alert import CONTENT_TYPE, Alert
 from contract.errors import FrameError
 from tests.worker.test_engine import BRIGHT, detector, frame
 from worker.engine import Engine
-from worker.records import UnreadableRecord, alert_record, dead_letter_record, read_frame, score_record, without_bulk
+from worker.records import (
+    UnreadableRecord,
+    alert_record,
+    dead_letter_record,
+    read_frame,
+    record_bytes,
+    score_record,
+    without_bulk,
+)
 from worker.settings import KafkaSettings
 
 KAFKA = KafkaSettings()
@@ -167,3 +175,17 @@ def test_a_dead_letter_without_its_bulk_still_says_why_and_where():
 def test_a_score_has_no_bulk_to_leave_out():
     (outcome,) = Engine(detector()).process([frame(9, BRIGHT)])
     assert without_bulk(score_record(outcome, 6.0, "scores")) is None
+
+
+def test_a_sender_cannot_pass_a_dead_letter_off_as_an_alert():
+    headers = [("content-type", CONTENT_TYPE.encode())]
+    letter = dead_letter_record(record(value=b"x" * 5000, headers=headers), FrameError("malformed", "why"), "dead")
+    smaller = without_bulk(letter)
+    assert smaller.value == b""
+    assert dict(smaller.headers)["framewatch-value-left-out"] == b"5000"
+
+
+def test_all_that_a_record_holds_is_counted():
+    assert record_bytes(record(key=b"door", value=b"12345", headers=[("name", b"123"), ("none", None)])) == 20
+    assert record_bytes(record(key=None, value=None, headers=[])) == 0
+    assert record_bytes(UnreadableRecord("frames", 0, 1, "why")) == 0

@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import itertools
 import random
 import zlib
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from contract.event import Event, Following
 from contract.frame import Preprocessing
+from contract.kafka_source import MAX_TIME_MS
 from tests.worker.test_engine import BRIGHT, DARK, detector, frame
-from worker.engine import Engine
+from worker.engine import READ_BACK_FRAMES, Engine
 from worker.state import CameraState, PartitionState, Place, pack, unpack
 
 LIMIT = 4096
@@ -32,22 +34,72 @@ def a_state(cameras):
     return PartitionState("0123456789abcdef" * 2, "1-0f3a9c21", 999_000, tuple(cameras))
 
 
-@given(st.data())
-def test_what_is_packed_comes_back_as_it_was(data):
-    whole = st.integers(-(10**12), 10**12)
-    score = st.floats(-50, 50, width=32)
-    place = st.builds(Place, whole, whole)
-    event = st.builds(Event, whole, whole, whole, score, st.integers(0, 10**6))
-    following = st.builds(Following, event, st.booleans(), score, whole)
-    name = st.text(st.sampled_from("abcXYZ019._-"), min_size=1, max_size=128)
-    some = st.lists(st.builds(CameraState, name, following, place, place, place, whole), max_size=5)
-    cameras = data.draw(some)
+NEXT = 1_000_000
+scores = st.floats(-50, 50, width=32)
+names = st.text(st.sampled_from("abcXYZ019._-"), min_size=1, max_size=128)
+
+
+@st.composite
+def possible_cameras(draw):
+    """What an engine can have kept."""
+
+    def rising(least, most):
+        return sorted(draw(st.lists(st.integers(least, most), min_size=3, max_size=3)))
+
+    first, peak, last = rising(-(10**12), -1)
+    event = Event(first, last, peak, draw(scores), draw(st.integers(0, 10**6)))
+    following = Following(event, draw(st.booleans()), draw(scores), draw(st.integers(-(10**12), 10**6)))
+    offsets = rising(0, NEXT - 1)
+    places = [Place(offset, draw(st.integers(0, MAX_TIME_MS))) for offset in offsets]
+    return CameraState(draw(names), following, *places, draw(st.integers(0, offsets[1])))
+
+
+@given(st.lists(possible_cameras(), max_size=5))
+def test_what_is_packed_comes_back_as_it_was(cameras):
     state = a_state(cameras)
-    text, left_out = pack(state, 1_000_000, 10**6)
+    text, left_out = pack(state, NEXT, 10**6)
     assert left_out == 0
-    back = unpack(text, 1_000_000)
+    back = unpack(text, NEXT)
     assert sorted(map(str, back.cameras)) == sorted(map(str, cameras))
     assert (back.bundle, back.rule_version, back.read_from) == (state.bundle, state.rule_version, state.read_from)
+
+
+def with_event(**changes):
+    one = camera("a")
+    event = dataclasses.replace(one.following.event, **changes)
+    return dataclasses.replace(one, following=dataclasses.replace(one.following, event=event))
+
+
+FORGED = {
+    "no camera id": camera("../../x\n"),
+    "before the first record": dataclasses.replace(camera("a"), first=Place(-1, 0)),
+    "out of order": dataclasses.replace(camera("a"), first=Place(NEXT - 1, 0)),
+    "after the offset": dataclasses.replace(camera("a"), last=Place(NEXT, 0)),
+    "read from before the first record": dataclasses.replace(camera("a"), peak_from=-(10**12)),
+    "read from behind the peak": dataclasses.replace(camera("a"), peak_from=NEXT - 1),
+    "captured before 1970": dataclasses.replace(camera("a"), peak=Place(NEXT - 280, -1)),
+    "captured after year 9999": dataclasses.replace(camera("a"), peak=Place(NEXT - 280, MAX_TIME_MS + 1)),
+    "frames to come": with_event(last=0),
+    "positions out of order": with_event(peak=-1),
+    "long ago": with_event(first=-(10**4000)),
+    "fewer than no updates": with_event(updates=-1),
+    "told of after all": dataclasses.replace(
+        camera("a"), following=dataclasses.replace(camera("a").following, told_at=10**4000)
+    ),
+}
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
+def test_what_no_engine_can_have_kept_is_none(forged):
+    good = unpack(pack(a_state([camera("a")]), NEXT, LIMIT)[0], NEXT)
+    assert len(good.cameras) == 1
+    assert unpack(pack(a_state([camera("b"), forged]), NEXT, 10**6)[0], NEXT) is None
+
+
+@pytest.mark.parametrize("read_from", [-1, NEXT + 1])
+def test_clips_begin_at_no_offset_that_cannot_be(read_from):
+    state = dataclasses.replace(a_state([]), read_from=read_from)
+    assert unpack(pack(state, NEXT, LIMIT)[0], NEXT) is None
 
 
 def test_sixty_cameras_with_an_event_fit_into_what_a_broker_takes():
@@ -194,3 +246,38 @@ def test_an_event_goes_on_without_pictures_where_its_frames_are_gone():
     assert ended.data == wanted.data.model_copy(
         update={"snapshot": None, "heat_map": None, "boxes": (), "anomalous_area_percent": 0.0}
     )
+
+
+def restored_ranges(cameras, **settings):
+    """Ranges of offsets that an engine reads to go on from a state, far behind its beginning."""
+    at = 10**9
+    made = detector()
+    empty = Engine(made)
+    digest, rule = empty._digest_half, empty._rule_version
+    state = PartitionState(digest, rule, at, tuple(cameras))
+    read = []
+    engine = Engine(made, **settings)
+    engine.restore("frames", 0, pack(state, at, 10**6)[0], at, lambda *one: read.append(one) or iter(()))
+    return engine, [end - first for first, end in read if end > first]
+
+
+def far_camera(name, frames):
+    one = camera(name, 10**9)
+    return dataclasses.replace(one, peak_from=one.peak.offset + 1 - frames)
+
+
+def test_no_state_makes_an_engine_read_without_bound():
+    engine, ranges = restored_ranges([far_camera("near", READ_BACK_FRAMES), far_camera("far", READ_BACK_FRAMES + 1)])
+    assert ranges == [READ_BACK_FRAMES]
+    assert len(engine._cameras) == 2
+    _, ranges = restored_ranges([far_camera(f"camera-{number}", 3000) for number in range(100)])
+    assert sum(ranges) <= 8 * READ_BACK_FRAMES
+    assert len(ranges) > 8
+
+
+def test_names_that_fill_a_topic_fill_no_memory():
+    frames = [frame(number, DARK, f"name-{number}") for number in range(300)]
+    engine = Engine(remembering_detector(), max_cameras=8)
+    text = pack(PartitionState(engine._digest_half, engine._rule_version, 0), 300, LIMIT)[0]
+    engine.restore("frames", 0, text, 300, lambda first, end: iter(frames[first:end]))
+    assert [key[2] for key in engine._cameras] == [f"name-{number}" for number in range(292, 300)]
