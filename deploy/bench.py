@@ -50,6 +50,7 @@ from deploy.measured import data_folder, table
 from deploy.worker_process import WorkerProcess, cpu_seconds, python_command
 from worker.cores import cores_given
 from worker.delivery import Delivery
+from worker.engine import CLIPS_AT_ONCE
 from worker.records import OutgoingRecord
 from worker.settings import KafkaSettings
 
@@ -64,7 +65,8 @@ _JPEG_QUALITY: Final = 85
 _LARGE: Final = (1920, 1080)
 _LARGE_FRAMES: Final = 40
 _TIMES: Final = 5
-_MODEL_BATCH: Final = 8
+_MODEL_CLIPS: Final = 128
+_MOST_FETCHED: Final = 20_000
 _OFTEN_MS: Final = 100
 DELIVERIES: Final = ("at_least_once", "exactly_once")
 _MAX_FOREIGN_CORES: Final = 0.15
@@ -234,7 +236,7 @@ def _repetition(
 
     measures: list[tuple[str, Callable[[], Any]]] = [
         ("worker", lambda: _quiet(lambda tried: worker_rate(bundle, broker, frames[0], f"{group}-{tried}"))),
-        ("stages", lambda: stage_costs(bundle, encoded, broker.bootstrap_servers, f"{group}-stages")),
+        ("stages", lambda: stage_costs(bundle, encoded, broker.bootstrap_servers, f"{group}-stages", frames[0])),
     ]
     measures += [(delivery, often(delivery)) for delivery in DELIVERIES]
     for name in LOOPS:
@@ -328,8 +330,15 @@ def _loop_rate(name: str, bundle: Path, servers: str, frames: int, group: str, p
     return float(told["frames"] / told["seconds"])
 
 
-def stage_costs(folder: Path, encoded: Sequence[bytes], servers: str, group: str) -> dict[str, float]:
+def stage_costs(folder: Path, encoded: Sequence[bytes], servers: str, group: str, frames: int) -> dict[str, float]:
     """Measure what each part costs alone, on one thread.
+
+    Args:
+        folder: Of the bundle.
+        encoded: Frames to decode.
+        servers: Of the broker.
+        group: To fetch in.
+        frames: That the topic holds.
 
     Returns:
         CPU time a frame, milliseconds: ``kafka``, ``decode``, ``motion`` and ``model``.
@@ -345,12 +354,12 @@ def stage_costs(folder: Path, encoded: Sequence[bytes], servers: str, group: str
         with _timed(costs, "motion", _STAGE_FRAMES):
             for picture in pictures:
                 channels.push(picture)
-        clips = clips_of(pictures[: 8 * _MODEL_BATCH], bundle.manifest)
+        clips = clips_of(pictures[:_MODEL_CLIPS], bundle.manifest)
         detector = Detector(bundle, "cpu", 1)
-        detector.score(clips[:_MODEL_BATCH])
+        detector.score(clips[:CLIPS_AT_ONCE])
         with _timed(costs, "model", len(clips)):
-            for start in range(0, len(clips), _MODEL_BATCH):
-                detector.score(clips[start : start + _MODEL_BATCH])
+            for start in range(0, len(clips), CLIPS_AT_ONCE):
+                detector.score(clips[start : start + CLIPS_AT_ONCE])
         consumer = KafkaConsumer(
             "frames", bootstrap_servers=servers, group_id=group, auto_offset_reset="earliest", enable_auto_commit=False,
             max_partition_fetch_bytes=16 * 2**20, fetch_max_bytes=50 * 2**20,
@@ -360,7 +369,8 @@ def stage_costs(folder: Path, encoded: Sequence[bytes], servers: str, group: str
         consumer.seek_to_beginning()
         count = 0
         with _timed(costs, "kafka", 1):
-            while count < _STAGE_FRAMES:
+            # To the end, since the client fetches ahead of what is polled.
+            while count < min(frames, _MOST_FETCHED):
                 count += sum(len(part) for part in consumer.poll(500, max_records=32).values())
         costs["kafka"] /= count
         consumer.close(autocommit=False)

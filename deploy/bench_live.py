@@ -86,7 +86,7 @@ def bench_live(
             "start_seconds": [_start_seconds(bundle, servers, number) for number in range(_STARTS + 1)][1:],
             **_backlog_done(bundle, broker, backlog),
         }
-        stages = stage_costs(bundle, encoded, servers, "stages")
+        stages = stage_costs(bundle, encoded, servers, "stages", backlog)
         costs = Costs.measured(stages, told["worker_cpu_ms"], told["broker_cpu_ms"], told["backlog_bytes"] / backlog)
         rate = told["frames_per_second"] / 2
         told |= {

@@ -23,6 +23,7 @@ from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics
 from deploy.measured import table
 from deploy.worker_process import WorkerProcess
 from worker.cores import cores_given
+from worker.engine import CLIPS_AT_ONCE
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "profile.md"
 _SECONDS: Final = 15
@@ -30,8 +31,7 @@ _LOOKS_A_SECOND: Final = 100
 _FRAMES: Final = 12_000
 _READY_SECONDS: Final = 60.0
 _RUN_SECONDS: Final = 300.0
-_BATCH: Final = 8
-_ROUNDS: Final = 5
+_CLIPS: Final = 160
 _SHOWN: Final = 14
 _PARTS: Final = {
     "contract/frame.py": "decoding",
@@ -41,6 +41,9 @@ _PARTS: Final = {
     "contract/steady_consumer.py": "Kafka client",
 }
 """What a stack belongs to whose innermost frame of the worker's or the client's code lies there."""
+
+_WAITING: Final = frozenset({"wait", "select", "acquire", "_worker", "wait_for_tstate_lock"})
+"""Functions in which a thread waits, whatever the system says of it."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -100,7 +103,9 @@ def shares(stacks: Iterable[str]) -> list[tuple[str, float]]:
     seen: Counter[str] = Counter()
     for line in stacks:
         stack, _, count = line.rpartition(" ")
-        seen[_part(stack.split(";"))] += int(count)
+        frames = stack.split(";")
+        if frames[-1].partition(" (")[0].rpartition(".")[2] not in _WAITING:
+            seen[_part(frames)] += int(count)
     return _by_size(seen)
 
 
@@ -125,10 +130,9 @@ def _operator_shares(folder: Path) -> list[tuple[str, float]]:
     options.profile_file_prefix = str(OUT / "operators")
     graph = bundle.read_graph("detector.onnx")
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    clips = room_clips(bundle.manifest, _BATCH * 4)
-    for _ in range(_ROUNDS):
-        for start in range(0, len(clips), _BATCH):
-            session.run(None, {"frames": clips[start : start + _BATCH]})
+    clips = room_clips(bundle.manifest, _CLIPS)
+    for start in range(0, len(clips), CLIPS_AT_ONCE):
+        session.run(None, {"frames": clips[start : start + CLIPS_AT_ONCE]})
     path = Path(session.end_profiling())
     events = json.loads(path.read_text(encoding="utf-8"))
     path.unlink()
@@ -166,7 +170,7 @@ def page(told: dict[str, Any]) -> str:
             "",
             *table(("part", "share"), _rows(told["parts"])),
             "",
-            "The detector's graph on one thread, batches of 8, by ONNX Runtime's profiler:",
+            f"The detector's graph on one thread, batches of {CLIPS_AT_ONCE}, by ONNX Runtime's profiler:",
             "",
             *table(("operator", "share"), _rows(told["operators"])),
             "",

@@ -22,11 +22,10 @@ import typer
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
 from deploy.measured import table
+from worker.engine import CLIPS_AT_ONCE
 from worker.settings import BatchSettings
 
 CAMERAS: Final = (10, 30, 100, 300, 1_000, 3_000, 10_000)
-_CLIPS_AT_ONCE: Final = 8
-_PARTS_A_THREAD: Final = 4
 _ACKNOWLEDGED_MS: Final = 3.0
 _SIMULATED_SECONDS: Final = 20.0
 _WARM_SECONDS: Final = 2.0
@@ -162,12 +161,10 @@ class _Worker:
                 yield following.put(batch)
 
     def _prepare(self, batch: Sequence[float]) -> Steps:
-        yield from self._share(
-            len(batch), self._costs.prepare, math.ceil(len(batch) / (_PARTS_A_THREAD * self._threads))
-        )
+        yield from self._share(len(batch), self._costs.prepare, 1)
 
     def _score(self, batch: Sequence[float]) -> Steps:
-        yield from self._share(len(batch), self._costs.model, _CLIPS_AT_ONCE)
+        yield from self._share(len(batch), self._costs.model, CLIPS_AT_ONCE)
 
     def _publish(self, batch: Sequence[float]) -> Steps:
         yield from self._held(self._interpreter, self._costs.other * len(batch))

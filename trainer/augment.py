@@ -4,8 +4,8 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from trainer.around import mean_around
 from trainer.disturb import between
 from trainer.model import ModelConfig, motion_at_rest, pictures_and_motion
 
@@ -36,7 +36,7 @@ def augment(images: Tensor, config: ModelConfig, random: torch.Generator) -> Ten
     brightness = between(-_BRIGHTNESS, _BRIGHTNESS, images, random)
     sharpness = between(-_SHARPNESS, _SHARPNESS, images, random)
     noise = torch.randn(pictures.shape, generator=random).to(images.device) * between(0, _NOISE, images, random)
-    blurred = functional.avg_pool2d(pictures.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(pictures)
+    blurred = mean_around(pictures, 1)
     mean = pictures.mean((1, 2, 3, 4), keepdim=True)
     lit = (torch.lerp(blurred, pictures, 1 + sharpness) - mean) * contrast + mean + brightness + noise
     if config.motion == "none":

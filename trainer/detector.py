@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contract.frame import FLOW_FRAMES, FLOW_NEUTRAL, FLOW_STEPS_A_PIXEL
+from trainer.around import mean_around
 from trainer.model import CELL_PX, Autoencoder, ModelConfig, seen_images
 
 _PLACE_PX: Final = 4
@@ -223,15 +224,7 @@ def _places(pictures: Tensor, channel: int = 0) -> Tensor:
 def _around(places: Tensor, side_px: float) -> Tensor:
     """Average over an odd number of places around each, at most the side given."""
     reach = max(1, int(side_px / _PLACE_PX - 1) // 2)
-    along_height, along_width = (_neighbours(length, reach, places.device) for length in places.shape[2:])
-    return along_height @ places @ along_width.T
-
-
-def _neighbours(length: int, reach: int, device: torch.device) -> Tensor:
-    """Weights (length, length) of the mean over what is there of so many to either side."""
-    at = torch.arange(length, device=device)
-    near = ((at[:, None] - at).abs() <= reach).float()
-    return near / near.sum(1, keepdim=True)
+    return mean_around(places, reach)
 
 
 def _cells(places: Tensor) -> Tensor:

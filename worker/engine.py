@@ -28,7 +28,9 @@ _log = logging.getLogger(__name__)
 
 _DEFAULT_PICTURE_BYTES: Final = 192 * 1024
 _DEFAULT_CAMERAS: Final = 4096
-_CLIPS_AT_ONCE: Final = 8
+CLIPS_AT_ONCE: Final = 2
+"""Clips of one run on a CPU: what the layers of more of them make does not fit its caches."""
+
 _READ_AT_ONCE: Final = 64
 READ_BACK_FRAMES: Final = 4096
 """Frames of a partition that are read back at the most to fill its cameras' clips; a camera whose last frames lie
@@ -257,7 +259,8 @@ class Engine:
             pictures = self._crew.map(self._decode, frames)
             decoded = [self._admit(frame, picture) for frame, picture in zip(frames, pictures, strict=True)]
         with self._timed("motion"):
-            self._crew.map(lambda one: one.clip.measure(), [one for one in decoded if not isinstance(one, FrameError)])
+            admitted = [one for one in decoded if not isinstance(one, FrameError)]
+            self._crew.map(lambda one: one.clip.measure(), admitted, at_once=1)
         return Work(self._prepared, frames, decoded)
 
     def score(self, work: Work) -> Work:
@@ -269,7 +272,7 @@ class Engine:
         """
         clips = [one.clip for one in work.decoded if not isinstance(one, FrameError)]
         with self._timed("infer"):
-            size = len(clips) if self._detector.scores_whole_batches else _CLIPS_AT_ONCE
+            size = len(clips) if self._detector.scores_whole_batches else CLIPS_AT_ONCE
             parts = [clips[start : start + size] for start in range(0, len(clips), size or 1)]
             scored = self._crew.map(self._score_clips, parts, at_once=1)
             work.scores[:] = [one for scores, maps in scored for one in zip(scores.tolist(), maps, strict=True)]

@@ -6,7 +6,10 @@ STACKS = [
     "thread (0x2);take (worker/engine.py:7);measure (/x/contract/motion.py:3) 10",
     "main;poll (/x/worker/loop.py:3);poll (/y/kafka/consumer/group.py:5) 6",
     "main;poll (/x/worker/loop.py:3);dumps (/usr/json/__init__.py:5) 3",
-    "main;wait (threading.py:5) 1",
+    "main;run (threading.py:5) 1",
+    "crew_1;_worker (concurrent/futures/thread.py:81) 500",
+    "silence;SilenceWatch._watch (worker/telemetry.py:183);Condition.wait (threading.py:331) 400",
+    "telemetry;_PollLikeSelector.select (selectors.py:415) 300",
 ]
 
 

@@ -10,7 +10,7 @@ from contract.frame import Preprocessing
 from contract.scoring import Tail
 from tests.calibrations import made_calibration
 from worker.cores import Crew
-from worker.engine import Engine, IncomingFrame
+from worker.engine import CLIPS_AT_ONCE, Engine, IncomingFrame
 from worker.pictures import snapshot
 
 BRIGHT, DARK = 220, 40
@@ -240,7 +240,7 @@ def test_a_crew_tells_the_same():
     scorer.scores_whole_batches = False
     with Crew(3) as crew:
         assert Engine(scorer, crew=crew).process(frames) == Engine(detector()).process(frames)
-    assert len(scorer.seen) == len(frames) / 8
+    assert len(scorer.seen) == len(frames) / CLIPS_AT_ONCE
 
 
 def test_what_no_longer_counts_is_left_out_and_changes_nothing():
