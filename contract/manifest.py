@@ -15,11 +15,11 @@ from contract.event import EventRule
 from contract.frame import Preprocessing
 from contract.scoring import Calibration
 from contract.settings import FrozenModel, one_line
-from contract.signature import SIGNATURE_NAME, require_signature, sign
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 MODEL_CARD_NAME: Final = "MODEL_CARD.md"
+SIGNATURE_NAME: Final = "manifest.json.sig"
 GRAPH_NAMES: Final = ("encoder.onnx", "decoder.onnx", "detector.onnx")
 _MAX_MANIFEST_BYTES: Final = 4 * 2**20
 
@@ -171,6 +171,8 @@ def sign_bundle(folder: Path, private_key: Path) -> Path:
         BundleError: It is not whole; see `open_bundle`.
         ConfigError: The key cannot be used; see `contract.signature.sign`.
     """
+    from contract.signature import sign  # takes a tenth of a second, which only those who sign need
+
     digest = open_bundle(folder).digest
     data, path = (folder / MANIFEST_NAME).read_bytes(), folder / SIGNATURE_NAME
     if _digest(data) != digest:
@@ -203,6 +205,8 @@ def _open_bundle(folder: Path, public_key: Path | None) -> Bundle:
         raise BundleError(f"bundle file {manifest_path} is a link or larger than {_MAX_MANIFEST_BYTES} bytes")
     data = manifest_path.read_bytes()
     if public_key is not None:
+        from contract.signature import require_signature
+
         require_signature(data, folder / SIGNATURE_NAME, public_key)
     manifest = _parse_manifest(manifest_path, data)
     missing = [name for name in (*GRAPH_NAMES, MODEL_CARD_NAME) if name not in manifest.files]

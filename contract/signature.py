@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from contract.errors import BundleError, ConfigError
 
-SIGNATURE_NAME: Final = "manifest.json.sig"
 _MAX_KEY_BYTES: Final = 64 * 2**10
 
 

@@ -4,7 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -57,30 +57,36 @@ class Crew:
         self.threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="crew") if threads > 1 else None
 
-    def map(
-        self, call: Callable[[ItemT], ResultT], items: Sequence[ItemT], *, at_once: int | None = None
-    ) -> list[ResultT]:
+    def map(self, call: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
         """Call for each item, in any order.
 
-        Args:
-            call: What to do.
-            items: With what.
-            at_once: Items that one thread takes at a time; so many that each takes about four times where None.
+        Each thread takes the next item when it is done with one, so that none waits for another, and one task of the
+        pool a thread is all that it costs.
 
         Returns:
             The results in the order of the items.
 
         Raises:
-            Exception: The first that a call raised, in the order of the items.
+            Exception: The first that a call raised, in the order of the items; all the others were called too.
         """
         if self._pool is None or len(items) < 2:
             return [call(item) for item in items]
-        size = at_once or math.ceil(len(items) / (4 * self.threads))
+        results: dict[int, ResultT] = {}
+        errors: dict[int, Exception] = {}
+        places = iter(range(len(items)))
 
-        def call_some(start: int) -> list[ResultT]:
-            return [call(item) for item in items[start : start + size]]
+        def work() -> None:
+            # The interpreter gives each place to one thread alone.
+            for place in places:
+                try:
+                    results[place] = call(items[place])
+                except Exception as error:  # noqa: BLE001 - raised below, in its turn
+                    errors[place] = error
 
-        return [result for some in self._pool.map(call_some, range(0, len(items), size)) for result in some]
+        wait([self._pool.submit(work) for _ in range(min(self.threads, len(items)))])
+        if errors:
+            raise errors[min(errors)]
+        return [results[place] for place in range(len(items))]
 
     def __enter__(self) -> Self:
         return self

@@ -260,7 +260,7 @@ class Engine:
             decoded = [self._admit(frame, picture) for frame, picture in zip(frames, pictures, strict=True)]
         with self._timed("motion"):
             admitted = [one for one in decoded if not isinstance(one, FrameError)]
-            self._crew.map(lambda one: one.clip.measure(), admitted, at_once=1)
+            self._crew.map(lambda one: one.clip.measure(), admitted)
         return Work(self._prepared, frames, decoded)
 
     def score(self, work: Work) -> Work:
@@ -274,7 +274,7 @@ class Engine:
         with self._timed("infer"):
             size = len(clips) if self._detector.scores_whole_batches else CLIPS_AT_ONCE
             parts = [clips[start : start + size] for start in range(0, len(clips), size or 1)]
-            scored = self._crew.map(self._score_clips, parts, at_once=1)
+            scored = self._crew.map(self._score_clips, parts)
             work.scores[:] = [one for scores, maps in scored for one in zip(scores.tolist(), maps, strict=True)]
         return work
 

@@ -15,8 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from contract.errors import BundleError, ConfigError
-from contract.manifest import open_bundle, sign_bundle
-from contract.signature import SIGNATURE_NAME
+from contract.manifest import SIGNATURE_NAME, open_bundle, sign_bundle
 
 
 def write_keys(folder, name, key=None, encryption=None):

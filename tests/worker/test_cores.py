@@ -30,23 +30,40 @@ def test_that_of_older_kernels_too(monkeypatch, tmp_path, quota, given):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("at_once", [None, 1, 4, 100])
-def test_results_come_in_the_order_of_the_items(threads, at_once):
+@pytest.mark.parametrize("count", [0, 1, 2, 37])
+def test_results_come_in_the_order_of_the_items(threads, count):
     with Crew(threads) as crew:
-        assert crew.map(lambda item: item * item, range(37), at_once=at_once) == [item * item for item in range(37)]
-        assert crew.map(lambda item: item, [], at_once=at_once) == []
+        assert crew.map(lambda item: item * item, range(count)) == [item * item for item in range(count)]
 
 
 def test_calls_run_at_the_same_time():
     meets = threading.Barrier(3, timeout=10)
     with Crew(3) as crew:
-        crew.map(lambda _item: meets.wait(), range(3), at_once=1)
+        crew.map(lambda _item: meets.wait(), range(3))
 
 
-def test_the_first_error_is_raised():
+def test_a_thread_that_is_done_takes_the_next_item():
+    others_done = threading.Semaphore(0)
+
+    def call(item):
+        if item == 0:
+            assert all(others_done.acquire(timeout=10) for _ in range(8))
+        else:
+            others_done.release()
+        return item
+
+    with Crew(2) as crew:
+        assert crew.map(call, range(9)) == list(range(9))
+
+
+def test_the_first_error_is_raised_when_all_were_called():
+    called = []
+
     def fail(item):
+        called.append(item)
         if item > 4:
             raise ValueError(f"item {item}")
 
     with Crew(2) as crew, pytest.raises(ValueError, match="item 5"):
-        crew.map(fail, range(9), at_once=1)
+        crew.map(fail, range(9))
+    assert sorted(called) == list(range(9))
