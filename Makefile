@@ -51,7 +51,7 @@ faults: $(STAMP)  ## do to real workers on a real Kafka what kills such workers,
 soak: $(STAMP)  ## run a worker for an hour, report memory, descriptors and lag, write docs/benchmarks/soak.md
 	@$(BIN)/python -m deploy.soak $(ARGS)
 
-fuzz: $(STAMP)  ## feed what parses input with a thousand times the examples of the tests
+fuzz: $(STAMP)  ## feed what parses input with five hundred times the examples of the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --hypothesis-profile long --numprocesses 2 tests/fuzz $(ARGS)
 
 gpu-check: $(STAMP)  ## measure parity, throughput and training on this machine's GPU, write docs/benchmarks/gpu.md

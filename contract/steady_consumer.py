@@ -29,6 +29,7 @@ from kafka.structs import MemberState
 CHECK_EVERY_SECONDS: Final = 5.0
 STALL_PATIENCE_SECONDS: Final = 60.0
 _OVERDUE_SECONDS: Final = 1.0
+_RANGE_POLL_MS: Final = 200
 _REQUEST_MS: Final = 5_000
 _log = logging.getLogger(__name__)
 
@@ -115,9 +116,7 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
             self._looked_at = time.monotonic()
         return polled
 
-    def read_range(
-        self, partition: TopicPartition, first: int, end: int, patience_seconds: float, poll_ms: int = 200
-    ) -> Iterator[Any]:
+    def read_range(self, partition: TopicPartition, first: int, end: int, patience_seconds: float) -> Iterator[Any]:
         """Records of an assigned partition from one offset to before another; those it cannot read are left out.
 
         Raises:
@@ -128,7 +127,7 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
         # The position, unlike a record's offset, also passes the markers of transactions.
         while self.position(partition) < end:
             try:
-                records = self.poll(timeout_ms=poll_ms).get(partition, [])
+                records = self.poll(timeout_ms=_RANGE_POLL_MS).get(partition, [])
             except UnreadableRecordError:
                 continue
             yield from (record for record in records if record.offset < end)

@@ -114,7 +114,6 @@ class _Worker:
     ) -> None:  # fmt: skip
         self._env = env
         self._cores = cores
-        self._threads = threads
         self._crew = simpy.Resource(env, threads)
         self._interpreter = simpy.Resource(env, 1)
         self._costs = costs

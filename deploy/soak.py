@@ -23,7 +23,6 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 from kafka import KafkaConsumer, TopicPartition
-from rich.console import Console
 
 from contract.command_line import run_command_line
 from deploy.bench import OUT, fitted_bundle, frame_records, room_frames, say_versions, versions
@@ -46,7 +45,6 @@ _LAG_SECONDS: Final = 5.0
 _MORE_DESCRIPTORS: Final = 4
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-_console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def soak(
             looks = list(_looks(worker, servers, settings, minutes * 60, join_minutes * 60))
             finished = worker.finished_frames()
             worker.stop()
-        letters = _end(servers, "frames.dead-letter")
+        letters = _count(servers, "frames.dead-letter")
     trend = trend_of(looks)
     told = {
         "versions": versions(),
@@ -182,15 +180,19 @@ def _looks_until(
 
 def _lag(servers: str) -> int:
     with closing(KafkaConsumer(bootstrap_servers=servers, group_id=_GROUP)) as consumer:
-        partitions = [TopicPartition("frames", number) for number in consumer.partitions_for_topic("frames")]
-        ends = consumer.end_offsets(partitions)
-        return sum(ends[partition] - (consumer.committed(partition) or 0) for partition in partitions)
+        ends = _ends(consumer, "frames")
+        return sum(end - (consumer.committed(partition) or 0) for partition, end in ends.items())
 
 
-def _end(servers: str, topic: str) -> int:
+def _count(servers: str, topic: str) -> int:
     with closing(KafkaConsumer(bootstrap_servers=servers, group_id=None)) as consumer:
-        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
-        return int(sum(consumer.end_offsets(partitions).values()))
+        return sum(_ends(consumer, topic).values())
+
+
+def _ends(consumer: KafkaConsumer, topic: str) -> dict[TopicPartition, int]:
+    partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
+    ends: dict[TopicPartition, int] = consumer.end_offsets(partitions)
+    return ends
 
 
 def trend_of(looks: Sequence[Look]) -> Trend:

@@ -8,7 +8,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLarg
 
 from contract.errors import DeliveryError
 from worker.kafka_clients import describe_error, open_producer
-from worker.records import OutgoingRecord, without_bulk
+from worker.records import OutgoingRecord, record_bytes, without_bulk
 from worker.settings import KafkaSettings
 
 TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
@@ -22,13 +22,13 @@ class Sizes:
 
     def refuse(self, record: OutgoingRecord) -> bool:
         """Note that a record was too large; say whether something can be left out of it."""
-        self._refused_bytes[record.topic] = min(record_size(record), self._refused_bytes.get(record.topic, 2**63))
+        self._refused_bytes[record.topic] = min(record_bytes(record), self._refused_bytes.get(record.topic, 2**63))
         return without_bulk(record) is not None
 
     def fitted(self, record: OutgoingRecord) -> OutgoingRecord:
         """The record, without its bulk where one of its size was refused."""
         limit = self._refused_bytes.get(record.topic)
-        return record if limit is None or record_size(record) < limit else without_bulk(record) or record
+        return record if limit is None or record_bytes(record) < limit else without_bulk(record) or record
 
 
 class Delivery:
@@ -105,15 +105,9 @@ class Delivery:
 def too_large(record: OutgoingRecord) -> DeliveryError:
     """Say that a record is too large although nothing can be left out of it."""
     return DeliveryError(
-        f"record for {record.topic} of {record_size(record)} bytes is too large; raise max.message.bytes of the topic. "
-        "Nothing behind it is committed"
+        f"record for {record.topic} of {record_bytes(record)} bytes is too large; raise max.message.bytes of the "
+        "topic. Nothing behind it is committed"
     )
-
-
-def record_size(record: OutgoingRecord) -> int:
-    """Bytes of a record's key, value and headers."""
-    headers = sum(len(name) + len(value) for name, value in record.headers)
-    return len(record.key or b"") + len(record.value or b"") + headers
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def read_frame(record: Any) -> IncomingFrame:  # noqa: ANN401 - the client's rec
 
 
 def record_bytes(record: Any) -> int:  # noqa: ANN401
-    """Bytes that a consumed record holds: its key, value and headers."""
+    """Bytes that a record, consumed or to be sent, holds: its key, value and headers."""
     headers = sum(len(name) + len(value or b"") for name, value in record.headers)
     return len(record.key or b"") + len(record.value or b"") + headers
 
