@@ -13,7 +13,7 @@ import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Self, cast
+from typing import Annotated, Any, Final, Self
 
 import numpy as np
 import simpy
@@ -118,7 +118,7 @@ class _Worker:
         self._interpreter = simpy.Resource(env, 1)
         self._costs = costs
         self._batch = batch
-        self._incoming = simpy.Store(env)
+        self._incoming: list[float] = []
         self.delays_ms: list[tuple[float, float]] = []
         steps = (self._prepare, self._score, self._publish)
         queues = [simpy.Store(env, 1) for _ in steps]
@@ -131,23 +131,22 @@ class _Worker:
     def _arrive(self, apart_ms: float, phase: float) -> Steps:
         yield self._env.timeout(apart_ms * phase)
         while True:
-            self._incoming.put(self._env.now)
+            self._incoming.append(self._env.now)
             yield self._env.timeout(apart_ms)
 
     def _fetch(self, queue: simpy.Store, *, endless: bool) -> Steps:
+        most = self._batch.max_frames
+        gathered = self._env.timeout(0)
         while True:
-            if endless:
-                came = [self._env.now] * self._batch.max_frames
-            else:
-                came = [(yield self._incoming.get())]
-                ends = self._env.timeout(self._batch.deadline_ms)
-                while len(came) < self._batch.max_frames and not ends.processed:
-                    one = self._incoming.get()
-                    yield one | ends
-                    if one.triggered:
-                        came.append(cast("float", one.value))
-                    else:
-                        one.cancel()
+            came = [self._env.now] * most
+            if not endless:
+                if len(self._incoming) < most:
+                    yield gathered
+                came, self._incoming = self._incoming[:most], self._incoming[most:]
+                # The next fetch is sent when this one is answered, whatever becomes of its frames.
+                gathered = self._env.timeout(self._batch.deadline_ms)
+                if not came:
+                    continue
             yield from self._run(self._costs.broker * len(came))
             yield from self._held(self._interpreter, self._costs.kafka * len(came))
             yield queue.put(came)

@@ -52,7 +52,7 @@ def check_all(settings: WorkerSettings) -> Iterator[CheckLine]:
 
 def _check_broker(settings: WorkerSettings) -> Iterator[CheckLine]:
     try:
-        consumer = open_consumer(settings.kafka)
+        consumer = open_consumer(settings.kafka, settings.batch.deadline_ms)
     except FramewatchError as error:
         yield CheckLine("broker", str(error), error)
         return

@@ -29,6 +29,9 @@ from worker.settings import KafkaSettings
 _LEAST_REQUEST_BYTES = 16 * 2**20
 # Of a record's headers, which a dead letter carries beside a frame of the greatest size.
 _HEADERS_BYTES = 64 * 1024
+# Frames that the broker gathers before it answers a fetch, and the shortest time that it may take to.
+_GATHERED_BYTES = 2**20
+_LEAST_GATHERING_MS = 20
 _log = logging.getLogger(__name__)
 
 
@@ -42,8 +45,16 @@ def require_fast_checksums() -> None:
         raise ConfigError("the package crc32c is not installed, reading would be 25 times slower; pip install crc32c")
 
 
-def open_consumer(kafka: KafkaSettings) -> FramesConsumer:
+def open_consumer(kafka: KafkaSettings, gathering_ms: int) -> FramesConsumer:
     """Open a consumer of the worker's group; it is not yet subscribed.
+
+    A fetch names only the partitions of which nothing waits in the client already, and none is sent beside it. So one
+    that names silent partitions alone keeps the others' frames for as long as the broker may wait: no longer, then,
+    than a batch may.
+
+    Args:
+        kafka: The broker.
+        gathering_ms: Time for which the broker may gather frames before it answers; below 20 ms, it gathers none.
 
     Raises:
         BrokerUnavailableError: No broker answers.
@@ -62,6 +73,8 @@ def open_consumer(kafka: KafkaSettings) -> FramesConsumer:
             max_poll_interval_ms=kafka.max_poll_interval_ms,
             max_partition_fetch_bytes=kafka.fetch_bytes,
             fetch_max_bytes=max(kafka.fetch_bytes, 50 * 2**20),
+            fetch_min_bytes=_GATHERED_BYTES if gathering_ms >= _LEAST_GATHERING_MS else 1,
+            fetch_max_wait_ms=max(gathering_ms, _LEAST_GATHERING_MS),
             partition_assignment_strategy=(CooperativeStickyAssignor,),
             allow_auto_create_topics=False,
             isolation_level="read_committed",

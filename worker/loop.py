@@ -263,20 +263,15 @@ class WorkerLoop:
         return [], None
 
     def _gather(self) -> list[Any]:
-        """Poll until the batch is full or its deadline has passed since its first record."""
-        batch = self._settings.batch
+        """Wait for records and take what came with them, up to a full batch; the brokers have gathered them."""
+        most = self._settings.batch.max_frames
         records: list[Any] = []
-        ends_at: float | None = None
         with self._metrics.time_stage("fetch"), mapped_errors(self._settings.kafka):
-            while len(records) < batch.max_frames and not self._stopping.is_set():
-                left_ms = self._idle_ms() if ends_at is None else round((ends_at - self._clock()) * 1000)
-                if ends_at is not None and left_ms <= 0:
+            while len(records) < most and not self._stopping.is_set():
+                polled = self._poll(0 if records else self._idle_ms(), most - len(records))
+                records = self._drop_lost(records + polled)
+                if not polled or not records:
                     break
-                records += self._poll(left_ms, batch.max_frames - len(records))
-                records = self._drop_lost(records)
-                if not records:
-                    break
-                ends_at = ends_at or self._clock() + batch.deadline_ms / 1000
         return records
 
     def _idle_ms(self) -> int:

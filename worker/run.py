@@ -69,7 +69,7 @@ def _run_loop(
 ) -> None:
     kafka = settings.kafka
     closing_seconds = _CLOSE_SECONDS
-    consumer = open_consumer(kafka)
+    consumer = open_consumer(kafka, settings.batch.deadline_ms)
     try:
         require_topics(consumer, kafka.topics, kafka)
         require_uncompressed(kafka)

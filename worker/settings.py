@@ -190,8 +190,8 @@ class BatchSettings(FrozenModel):
     max_frames: int = Field(default=32, ge=1, le=1024)
     """Frames in a batch at the most."""
 
-    deadline_ms: int = Field(default=50, ge=1, le=10_000)
-    """Time a batch waits for more frames after its first."""
+    deadline_ms: int = Field(default=50, ge=1, le=2_000)
+    """Time for which brokers gather frames of a batch; below 20 ms a frame is fetched as soon as it is there."""
 
     max_bytes_under_way: int = Field(default=64 * 2**20, ge=2**20, le=4 * 2**30)
     """Size of all encoded frames between being fetched and being published; a batch that is larger goes alone."""

@@ -149,7 +149,7 @@ def make(records, *, batch=4, deliver=None, scores="scores", commit_interval_ms=
     source = Source(records, journal)
     settings = WorkerSettings(
         bundle="unused",
-        batch={"max_frames": batch, "commit_interval_ms": commit_interval_ms, "deadline_ms": 10_000},
+        batch={"max_frames": batch, "commit_interval_ms": commit_interval_ms},
         kafka={"scores_topic": scores},
         **more,
     )
