@@ -9,18 +9,16 @@ pipeline_efficiency  frames/s times the CPU time a frame of Kafka, decoding, mot
 model_share          the model's CPU time a frame over the worker's
 vs_NAME              frames/s over those of the same job done by another loop (`deploy.bench_loops`), the better of ONNX
                      Runtime's default threads and one; vs_NAME_our_preprocessing where it decodes as the worker does
+vs_anomalib          frames/s over those of Anomalib's PaDiM in OpenVINO, a picture after another, without Kafka
 """
 
-import hashlib
 import itertools
 import json
 import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,17 +35,17 @@ from rich.console import Console
 
 from contract import __version__
 from contract.command_line import run_command_line
-from contract.errors import FramewatchError
 from contract.frame import Frame, FrameLimits, Preprocessing, decode_frame, encode_jpeg
 from contract.manifest import Manifest, open_bundle
 from contract.motion import MotionChannels
 from contract.runtime import Detector
 from contract.window import ClipWindow
 from deploy.bench_loops import LOOPS
+from deploy.bench_peers import RUN_SECONDS, anomalib_rate, call, loop_rate, loops_libraries
 from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics
 from deploy.demo import VIDEO
 from deploy.measured import data_folder, table
-from deploy.worker_process import WorkerProcess, cpu_seconds, python_command
+from deploy.worker_process import WorkerProcess, cpu_seconds
 from worker.cores import cores_given
 from worker.delivery import Delivery
 from worker.engine import CLIPS_AT_ONCE
@@ -55,7 +53,6 @@ from worker.records import OutgoingRecord
 from worker.settings import KafkaSettings
 
 OUT: Final = Path("bench-out")
-_PEERS_LOCK: Final = Path(__file__).with_name("bench-peers.lock")
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "worker.md"
 _CAMERAS: Final = 4
 _WIDTH, _HEIGHT = 640, 360
@@ -66,6 +63,7 @@ _LARGE: Final = (1920, 1080)
 _LARGE_FRAMES: Final = 40
 _TIMES: Final = 5
 _MODEL_CLIPS: Final = 128
+_ANOMALIB_FRAMES: Final = 200
 _MOST_FETCHED: Final = 20_000
 _OFTEN_MS: Final = 100
 DELIVERIES: Final = ("at_least_once", "exactly_once")
@@ -74,7 +72,6 @@ _MAX_REPEATS: Final = 3
 _SHORT_FRAMES: Final = 600
 _SHORT_PEER_FRAMES: Final = 200
 _READY_SECONDS: Final = 60.0
-_RUN_SECONDS: Final = 300.0
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _console = Console(stderr=True)
@@ -97,7 +94,7 @@ def bench(
         frames, peer_frames, repetitions = _SHORT_FRAMES, _SHORT_PEER_FRAMES, 1
     OUT.mkdir(exist_ok=True)
     encoded = room_frames()
-    peers = _peers_folder()
+    libraries = loops_libraries()
     results = {}
     with LocalBroker(log_path=OUT / "kafka.log") as broker:
         create_topics(broker, STANDARD_TOPICS)
@@ -105,7 +102,7 @@ def bench(
         for preset in presets.split(","):
             bundle = fitted_bundle(preset, precision)
             runs = [
-                _repetition(bundle, broker, encoded, (frames, peer_frames), peers, number)
+                _repetition(bundle, broker, encoded, (frames, peer_frames), libraries, number, with_anomalib=not short)
                 for number in range(repetitions)
             ]
             results[preset] = summary(runs)
@@ -186,46 +183,21 @@ def fitted_bundle(preset: str, precision: str) -> Path:
         run = OUT / f"run-{preset}"
         if not (run / "checkpoint.pt").is_file():
             shutil.rmtree(run, ignore_errors=True)
-            _call("trainer", "fit", f"{VIDEO}#0:300", "--preset", preset, "--epochs", "1", "--out", str(run))
-        _call("exporter", "build", str(run), "--out", str(folder), "--precision", precision, "--name", preset)
+            call("trainer", "fit", f"{VIDEO}#0:300", "--preset", preset, "--epochs", "1", "--out", str(run))
+        call("exporter", "build", str(run), "--out", str(folder), "--precision", precision, "--name", preset)
     return folder
 
 
-def _call(module: str, *arguments: str, environment: dict[str, str] | None = None) -> str:
-    command = python_command(module, *arguments)
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment, timeout=_RUN_SECONDS
-        )
-    except subprocess.TimeoutExpired as error:
-        raise FramewatchError(f"{module} {arguments[0]} did not end within {_RUN_SECONDS:g} s") from error
-    if done.returncode:
-        raise FramewatchError(f"{module} {arguments[0]} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
-    return done.stdout
-
-
-def _peers_folder() -> Path:
-    """Where the other loops' libraries are, installed there the first time from their own hash-pinned lock."""
-    folder = Path(".cache") / f"bench-peers-{hashlib.sha256(_PEERS_LOCK.read_bytes()).hexdigest()[:12]}"
-    if not folder.is_dir():
-        _console.print("installing Quix Streams and FastStream, first time only", highlight=False)
-        folder.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
-            target = str(Path(part) / "peers")
-            _call("uv", "pip", "install", "--quiet", "--target", target, "--require-hashes", "-r", str(_PEERS_LOCK))
-            Path(target).rename(folder)
-    return folder.absolute()
-
-
 def _repetition(
-    bundle: Path, broker: LocalBroker, encoded: Sequence[bytes], frames: tuple[int, int], peers: Path, number: int
-) -> dict[str, Any]:
+    bundle: Path, broker: LocalBroker, encoded: Sequence[bytes], frames: tuple[int, int], libraries: Path, number: int,
+    *, with_anomalib: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Measure everything once, in another order each time; ``frames`` are the worker's and the other loops'."""
     group = f"{bundle.name}-{number}-{time.time_ns()}"
 
     def loop(name: str, *options: str) -> Callable[[], Any]:
         its_own = f"{group}-{'-'.join((name, *options))}"
-        return lambda: _loop_rate(name, bundle, broker.bootstrap_servers, frames[1], its_own, peers, *options)
+        return lambda: loop_rate(name, bundle, broker.bootstrap_servers, frames[1], its_own, libraries, *options)
 
     def often(delivery: str) -> Callable[[], Rate]:
         def measure(tried: int) -> Rate:
@@ -245,6 +217,8 @@ def _repetition(
             (f"{name}, one thread", loop(name, "--threads", "1")),
             (f"{name}, our preprocessing", loop(name, "--threads", "1", "--our-preprocessing")),
         ]
+    if with_anomalib:
+        measures.append(("anomalib", lambda: anomalib_rate(OUT / "anomalib", encoded, _ANOMALIB_FRAMES)))
     turned = measures[number % len(measures) :] + measures[: number % len(measures)]
     told = {}
     for name, measure in turned:
@@ -284,10 +258,10 @@ def worker_rate(
     with WorkerProcess(OUT, settings) as worker:
         worker.wait_until_ready(_READY_SECONDS)
         # From when it is warm to its last frame.
-        worker.wait_until_finished(frames // 10, _RUN_SECONDS)
+        worker.wait_until_finished(frames // 10, RUN_SECONDS)
         with _Usage(worker.pid, broker.pid) as usage:
             first = worker.finished_frames()
-            worker.wait_until_finished(frames, _RUN_SECONDS)
+            worker.wait_until_finished(frames, RUN_SECONDS)
         worker.stop()
     return usage.rate(frames - first)
 
@@ -317,17 +291,6 @@ class _Usage:
         busy = sum(jiffies[:8]) - jiffies[3] - jiffies[4]
         used = [cpu_seconds(pid) for pid in self._pids]
         return [time.monotonic(), *used, sum(os.times()[:2]), busy / os.sysconf("SC_CLK_TCK")]
-
-
-def _loop_rate(name: str, bundle: Path, servers: str, frames: int, group: str, peers: Path, *options: str) -> float:
-    environment = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:{peers}"}
-    said = _call(
-        "deploy.bench_loops", name, "--bundle", str(bundle), "--servers", servers, "--group", group,
-        "--frames-topic", "frames", "--alerts-topic", "alerts", "--frames", str(frames), *options,
-        environment=environment,
-    )  # fmt: skip
-    told = json.loads(said)
-    return float(told["frames"] / told["seconds"])
 
 
 def stage_costs(folder: Path, encoded: Sequence[bytes], servers: str, group: str, frames: int) -> dict[str, float]:
@@ -474,6 +437,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "pipeline_efficiency": median([efficiency(run) for run in runs]),
         **{f"vs_{name}": median([times(name, run) for run in runs]) for name in LOOPS},
         **{f"vs_{name}_our_preprocessing": median([times_ours(name, run) for run in runs]) for name in LOOPS},
+        **_versus_anomalib(runs),
         "exactly_once_share": median([_share(run) for run in runs]),
         "model_share": median([run["stages"]["model"] / run["worker"].cpu_ms for run in runs]),
         "worker_cpu_ms": median([run["worker"].cpu_ms for run in runs]),
@@ -482,6 +446,11 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "foreign_cores": median([run["worker"].foreign_cores for run in runs]),
         "repetitions": len(runs),
     }
+
+
+def _versus_anomalib(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
+    ratios = [run["worker"].frames_per_second / run["anomalib"] for run in runs if "anomalib" in run]
+    return {"vs_anomalib": round(statistics.median(ratios), 4)} if ratios else {}
 
 
 def versions() -> dict[str, str]:
@@ -516,6 +485,7 @@ def page(told: dict[str, Any]) -> str:
             "{:.0f} ({:.0f} to {:.0f})".format(one["frames_per_second"], *one["frames_per_second_spread"]),
             f"{one['pipeline_efficiency']:.2f}",
             *(f"{one[f'vs_{name}']:.2f}, {one[f'vs_{name}_our_preprocessing']:.2f}" for name in LOOPS),
+            f"{one['vs_anomalib']:.1f}" if "vs_anomalib" in one else "",
             f"{one['exactly_once_share']:.2f}",
             f"{one['model_share']:.2f}",
             f"{one['worker_cpu_ms']:.2f}",
@@ -526,7 +496,8 @@ def page(told: dict[str, Any]) -> str:
     ]
     columns = (
         "preset", "frames/s", "pipeline_efficiency",
-        *(f"vs_{name}, with our preprocessing" for name in LOOPS), "exactly-once / at-least-once", "model_share",
+        *(f"vs_{name}, with our preprocessing" for name in LOOPS), "vs_anomalib", "exactly-once / at-least-once",
+        "model_share",
         "worker, ms", "Kafka, ms", "decoding, ms", "motion, ms", "model, ms", "broker, cores",
     )  # fmt: skip
     repetitions = next(iter(told["presets"].values()))["repetitions"]

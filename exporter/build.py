@@ -133,16 +133,21 @@ def _quantized(graphs: _Graphs, detector: Detector, samples: Samples) -> _Graphs
         return [{name: value[None]} for value in values]
 
     return _Graphs(
-        quantized(graphs.encoder, feeds("images", images.numpy())),
+        quantized(graphs.encoder, feeds("images", images.numpy()), (0,)),
         quantized(graphs.decoder, feeds("latent", latents)),
-        quantized(graphs.detector, feeds("frames", clips), _comparator_layers(detector)),
+        quantized(graphs.detector, feeds("frames", clips), _layers_in_fp32(detector)),
     )
 
 
-def _comparator_layers(detector: Detector) -> int:
-    """Layers of the comparator, which stays in fp32: 8 bits cannot tell the small differences that it looks for."""
+def _layers_in_fp32(detector: Detector) -> tuple[int, ...]:
+    """Layers that stay in fp32, by their places among those that could be converted.
+
+    The encoder's first, whose few channels are slower in 8 bits; and of the comparator, the last layers, the first, in
+    which 8 bits cannot tell the small differences that it looks for, and the last, which would cut off high scores.
+    """
     layers = () if detector.comparator is None else detector.comparator.modules()
-    return sum(isinstance(layer, nn.Conv2d) for layer in layers)
+    compared = sum(isinstance(layer, nn.Conv2d) for layer in layers)
+    return (0, -compared, -1) if compared else (0,)
 
 
 def _quantization_clips(samples: Samples) -> npt.NDArray[np.uint8]:
@@ -158,7 +163,7 @@ def _recalibrated(detector: Detector, samples: Samples, before: Calibration) -> 
         frames = torch.from_numpy(np.concatenate([samples.validation[:1], samples.disturbed[:1]]))
         errors = export_graph(CellErrors(detector), frames, "frames", ["cell_errors"])
         feeds = [{"frames": clip[None]} for clip in _quantization_clips(samples)]
-        errors = quantized(errors, feeds, _comparator_layers(detector))
+        errors = quantized(errors, feeds, _layers_in_fp32(detector))
         mean, spread = cell_statistics(
             in_batches(_runnable(errors, "cell errors"), samples.validation, _BATCH)[0], detector.by_place
         )

@@ -3,7 +3,7 @@
 import copy
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,7 +95,7 @@ def halved(detector: Detector) -> Detector:
     return copied
 
 
-def quantized(model: onnx.ModelProto, feeds: Sequence[Feed], fp32_at_end: int = 0) -> onnx.ModelProto:
+def quantized(model: onnx.ModelProto, feeds: Sequence[Feed], in_fp32: Collection[int] = ()) -> onnx.ModelProto:
     """Convert an fp32 graph's convolutions and fully connected layers to static int8, weights to 7 of its bits.
 
     So one bundle gives the same scores on every processor; see ONNX Runtime's documentation of quantization,
@@ -104,20 +104,20 @@ def quantized(model: onnx.ModelProto, feeds: Sequence[Feed], fp32_at_end: int = 
     Args:
         model: An fp32 graph.
         feeds: Inputs whose activations set the ranges.
-        fp32_at_end: So many of the last convolutions are left as they are.
+        in_fp32: Places, among the layers that could be converted, of those that are left as they are.
 
     Raises:
         FramewatchError: ONNX Runtime cannot quantize it, or onnx finds a fault in what it made.
     """
     try:
-        converted = _quantize(model, feeds, fp32_at_end)
+        converted = _quantize(model, feeds, in_fp32)
         check(converted)
     except Exception as error:
         raise FramewatchError(f"quantization failed: {str(error)[:300]}") from error
     return converted
 
 
-def _quantize(model: onnx.ModelProto, feeds: Sequence[Feed], fp32_at_end: int) -> onnx.ModelProto:
+def _quantize(model: onnx.ModelProto, feeds: Sequence[Feed], in_fp32: Collection[int]) -> onnx.ModelProto:
     layers = [node.name for node in model.graph.node if node.op_type in _INT8_OPERATORS]
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
@@ -127,7 +127,7 @@ def _quantize(model: onnx.ModelProto, feeds: Sequence[Feed], fp32_at_end: int) -
             after,
             _Feeds(feeds),
             op_types_to_quantize=list(_INT8_OPERATORS),
-            nodes_to_exclude=layers[len(layers) - fp32_at_end :],
+            nodes_to_exclude=[layers[place] for place in in_fp32],
             per_channel=True,
             # Processors without VNNI add pairs of 8-bit products in 16 bits, which full 8-bit weights overflow.
             reduce_range=True,

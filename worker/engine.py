@@ -20,7 +20,7 @@ from contract.frame import FrameLimits, decode_frame, read_frame_header
 from contract.manifest import Bundle
 from contract.scoring import FloatArray, anomalous_area, anomalous_boxes, severity
 from contract.window import ClipWindow, ComingClip, frames_before
-from worker.cores import Crew
+from worker.cores import Crew, Started
 from worker.pictures import heat_map, snapshot
 from worker.state import CameraState, PartitionState, Place, pack, unpack
 
@@ -169,6 +169,9 @@ class _Decoded(NamedTuple):
     trailing_bytes: int
 
 
+Scoring = Started[Sequence[ComingClip], tuple[FloatArray, FloatArray]]
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """A batch of frames that goes through the engine's steps.
@@ -177,12 +180,14 @@ class Work:
         number: Of the batch.
         frames: As they came.
         decoded: What each became.
+        scoring: Scores and maps of parts of those that could be decoded, begun and not yet asked for.
         scores: Score and map of each that could be decoded, once they are scored.
     """
 
     number: int
     frames: Sequence[IncomingFrame]
     decoded: Sequence[_Decoded | FrameError]
+    scoring: list[Scoring] = field(default_factory=list)
     scores: list[tuple[float, FloatArray]] = field(default_factory=list)
 
 
@@ -253,30 +258,36 @@ class Engine:
         return self.follow(self.score(self.prepare(frames)))
 
     def prepare(self, frames: Sequence[IncomingFrame]) -> Work:
-        """Decode frames, measure what moves in them, and find their cameras."""
+        """Decode frames, measure what moves in them, find their cameras, and begin to score them."""
         self._prepared += 1
         with self._timed("decode"):
-            pictures = self._crew.map(self._decode, frames)
+            pictures = self._crew.map(self._decode, frames, urgent=True)
             decoded = [self._admit(frame, picture) for frame, picture in zip(frames, pictures, strict=True)]
         with self._timed("motion"):
             admitted = [one for one in decoded if not isinstance(one, FrameError)]
-            self._crew.map(lambda one: one.clip.measure(), admitted)
-        return Work(self._prepared, frames, decoded)
+            self._crew.map(lambda one: one.clip.measure(), admitted, urgent=True)
+        work = Work(self._prepared, frames, decoded)
+        # Begun here, so that the crew has something to do whatever the next step's thread waits for.
+        work.scoring.append(self._begin_scoring(work))
+        return work
 
     def score(self, work: Work) -> Work:
-        """Score what was prepared; may be called again where it failed.
+        """Wait for the scores of what was prepared; scores it anew where that failed, when called again.
 
         Raises:
             BundleError: The model gives scores that are not finite.
             FramewatchError: The model failed while running.
         """
-        clips = [one.clip for one in work.decoded if not isinstance(one, FrameError)]
         with self._timed("infer"):
-            size = len(clips) if self._detector.scores_whole_batches else CLIPS_AT_ONCE
-            parts = [clips[start : start + size] for start in range(0, len(clips), size or 1)]
-            scored = self._crew.map(self._score_clips, parts)
+            scored = (work.scoring.pop() if work.scoring else self._begin_scoring(work)).results()
             work.scores[:] = [one for scores, maps in scored for one in zip(scores.tolist(), maps, strict=True)]
         return work
+
+    def _begin_scoring(self, work: Work) -> Scoring:
+        clips = [one.clip for one in work.decoded if not isinstance(one, FrameError)]
+        size = len(clips) if self._detector.scores_whole_batches else CLIPS_AT_ONCE
+        parts = [clips[start : start + size] for start in range(0, len(clips), size or 1)]
+        return self._crew.start(self._score_clips, parts)
 
     def follow(self, work: Work, is_wanted: Callable[[IncomingFrame], bool] = lambda _frame: True) -> list[Outcome]:
         """Say what scores tell.

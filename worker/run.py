@@ -36,7 +36,8 @@ def run_worker(settings: WorkerSettings) -> None:
     bundle = open_bundle(settings.bundle, settings.bundle_public_key)
     # One thread a call and as many calls as there are cores: threads within a call wait for each other.
     detector = Detector(bundle, settings.provider, 1)
-    threads = settings.threads or cores_given()
+    cores = cores_given()
+    threads = settings.threads or (cores + 1 if cores > 1 else 1)
     share_interpreter()
     metrics = Metrics()
     probes = Probes(settings.kafka.max_poll_interval_ms / 1000)

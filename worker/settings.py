@@ -187,7 +187,7 @@ def _read_secret(name: str, file: Path) -> str:
 class BatchSettings(FrozenModel):
     """How frames are gathered for the model."""
 
-    max_frames: int = Field(default=32, ge=1, le=1024)
+    max_frames: int = Field(default=64, ge=1, le=1024)
     """Frames in a batch at the most."""
 
     deadline_ms: int = Field(default=50, ge=1, le=2_000)
@@ -248,7 +248,8 @@ class WorkerSettings(Settings):
     """``cuda``, ``cpu``, or ``auto``: CUDA where an NVIDIA device is present, CPU elsewhere."""
 
     threads: int = Field(default=0, ge=0, le=256)
-    """Threads that decode, measure motion and, on CPU, run the model; 0 for one a core that the process is given."""
+    """Threads that decode, measure motion and, on CPU, run the model; 0 for as many as the process is given cores, and
+    one more for the moments in which one waits for the interpreter; on one core, one."""
 
     threshold: float | None = Field(default=None, gt=-100, lt=100)
     """Score from which a frame is anomalous; the bundle's where not set."""

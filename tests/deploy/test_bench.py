@@ -11,6 +11,7 @@ def run(fps, *, loop=100.0, one=120.0, broker=0.2, cores_ms=(0.2, 0.6, 1.2, 2.0)
     names = ("kafka", "decode", "motion", "model")
     often = {"at_least_once": Rate(fps, 4.5, broker, 0.01), "exactly_once": Rate(0.9 * fps, 4.5, broker, 0.01)}
     told = {**often, "worker": Rate(fps, 4.5, broker, 0.01), "stages": dict(zip(names, cores_ms, strict=True))}
+    told["anomalib"] = 50.0
     for name in LOOPS:
         told |= {name: loop, f"{name}, one thread": one, f"{name}, our preprocessing": 160.0}
     return told
@@ -46,7 +47,7 @@ def test_the_page_tells_each_preset():
     }
     lines = page(told).splitlines()
     (balanced,) = (line for line in lines if line.startswith("| balanced |"))
-    assert "| 400 (400 to 400) | 0.89 | 3.33, 2.50 | 3.33, 2.50 | 3.33, 2.50 | 0.90 | 0.44 |" in balanced
+    assert "| 400 (400 to 400) | 0.89 | 3.33, 2.50 | 3.33, 2.50 | 3.33, 2.50 | 8.0 | 0.90 | 0.44 |" in balanced
     assert balanced.endswith("| 4.50 | 0.20 | 0.60 | 1.20 | 2.00 | 0.20 |")
     assert any(line.startswith("| fast | 800") for line in lines)
     assert any("python 3.11" in line for line in lines)

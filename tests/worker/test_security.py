@@ -1,16 +1,10 @@
 """TLS, passwords, tokens and access lists, against a real broker with a throw-away authority."""
 
 import base64
-import datetime as dt
 import json
 import time
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from kafka import KafkaAdminClient
 from kafka.admin import (
     ACL,
@@ -24,6 +18,7 @@ from kafka.admin import (
 )
 
 from deploy.broker import LocalBroker, Secured
+from deploy.throwaway_tls import Authority
 from tests.worker.deployment import Deployment, frames_of, terminate, wait_until
 
 pytestmark = pytest.mark.broker
@@ -31,42 +26,13 @@ PASSWORD = "correct-horse"
 STOP_SECONDS = 30
 
 
-def authority(name):
-    key = ec.generate_private_key(ec.SECP256R1())
-    return key, certificate(name, key, name, key, is_authority=True)
-
-
-def certificate(name, key, issuer, issuer_key, *, is_authority=False):
-    def named(text):
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(named(name))
-        .issuer_name(named(issuer))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=5))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-    )
-    return made.sign(issuer_key, hashes.SHA256())
-
-
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
-    ca_key, ca = authority("authority")
-    key = ec.generate_private_key(ec.SECP256R1())
-    served = certificate("localhost", key, "authority", ca_key)
-    keystore = folder / "server.pem"
-    keystore.write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + served.public_bytes(Encoding.PEM)
-    )
-    (folder / "ca.pem").write_bytes(ca.public_bytes(Encoding.PEM))
-    (folder / "other-ca.pem").write_bytes(authority("somebody else")[1].public_bytes(Encoding.PEM))
+    authority = Authority("authority")
+    keystore = authority.write_keystore(folder / "server.pem", "localhost")
+    authority.write_certificate(folder / "ca.pem")
+    Authority("somebody else").write_certificate(folder / "other-ca.pem")
     users = {"alice": PASSWORD, "bob": PASSWORD}
     with LocalBroker(log_path=folder / "server.log", secured=Secured(keystore, users)) as broker:
         yield broker, folder
