@@ -7,6 +7,7 @@ and says how many and how long it took, of the third picture to the last. No Kaf
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -39,8 +40,11 @@ def score(model: Path, pictures: Path, frames: int) -> str:
     """Score so many pictures, over again where there are fewer; JSON with ``frames`` and ``seconds``."""
     from anomalib.deploy import OpenVINOInferencer
 
-    inferencer = OpenVINOInferencer(model, device="CPU")
     encoded = [np.frombuffer(file.read_bytes(), np.uint8) for file in sorted(pictures.glob("*.jpg"))]
+    model = model.absolute()
+    # It keeps compiled models in the folder that it finds itself in.
+    os.chdir(model.parent)
+    inferencer = OpenVINOInferencer(model, device="CPU")
     began = 0.0
     for number in range(frames + _WARM):
         if number == _WARM:
