@@ -1,7 +1,8 @@
 """The alert as it stands on the wire: CloudEvents 1.0 in the Kafka binding's structured mode, data in JSON.
 
 Sources: CloudEvents 1.0.2 specification; its Kafka protocol binding, section 3.3; its JSON format. The JSON Schema of
-an alert is committed as ``docs/schemas/alert.v1.json`` and made by ``python -m contract.alert``.
+an alert is committed as ``docs/schemas/alert.v1.json`` and made by ``python -m contract.alert alert``, that of an alert
+of a camera's health as ``docs/schemas/camera.v1.json`` by ``python -m contract.alert camera``.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from contract.event import Transition
 from contract.scoring import Box, Severity
@@ -19,6 +20,11 @@ CONTENT_TYPE: Final = "application/cloudevents+json; charset=UTF-8"
 SCHEMA_PATH: Final = "docs/schemas/alert.v1.json"
 CAMERA_ID_PATTERN: Final = r"^[A-Za-z0-9._-]{1,128}$"
 
+HealthState = Literal["black", "overexposed", "covered", "moved", "frozen"]
+CameraAlertType = Literal[
+    "framewatch.camera.black.v1", "framewatch.camera.overexposed.v1", "framewatch.camera.covered.v1",
+    "framewatch.camera.moved.v1", "framewatch.camera.frozen.v1",
+]  # fmt: skip
 AlertType = Literal["framewatch.anomaly.started.v1", "framewatch.anomaly.updated.v1", "framewatch.anomaly.ended.v1"]
 
 
@@ -122,9 +128,54 @@ class AnomalyData(FrozenModel):
     """Version of the rule that made events of scores, with a digest of the rule and the thresholds in force."""
 
 
-class Alert(FrozenModel):
-    """One alert, a CloudEvent."""
+class StretchReference(FrozenModel):
+    """Where a stretch of frames stands on the frames topic."""
 
+    topic: str
+    """Topic; the clip's name where the frames did not come from Kafka."""
+
+    partition: int = Field(ge=0)
+    """Partition."""
+
+    first_offset: int = Field(ge=0)
+    """Offset of the first frame."""
+
+    last_offset: int = Field(ge=0)
+    """Offset of the last frame so far."""
+
+
+class CameraData(FrozenModel):
+    """What an alert of a camera's health says."""
+
+    event_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    """Same in both alerts of one condition, and again when the frames are replayed."""
+
+    camera_id: str = Field(pattern=CAMERA_ID_PATTERN)
+    """Key of the frames."""
+
+    state: HealthState
+    """What is wrong with the camera."""
+
+    started_at_ms: int
+    """Capture time of the first such frame, ms since 1970."""
+
+    ended_at_ms: int | None
+    """Capture time of the last such frame, ms since 1970; null until the condition has ended."""
+
+    snapshot: Picture | None
+    """The frame at which it was told; null at the end, and where it would be too large."""
+
+    frames: StretchReference
+    """Where the frames stand."""
+
+    bundle: BundleReference
+    """The model whose usual picture the frames were compared with."""
+
+    rule_version: str
+    """Version of the rule that made it, with a digest of the rule in force."""
+
+
+class _CloudEvent(FrozenModel):
     specversion: Literal["1.0"] = "1.0"
     """CloudEvents version."""
 
@@ -134,7 +185,7 @@ class Alert(FrozenModel):
     source: str
     """``/framewatch/TOPIC/PARTITION`` that the frames came from."""
 
-    type: AlertType
+    type: str
     """What happened."""
 
     subject: str = Field(pattern=CAMERA_ID_PATTERN)
@@ -146,12 +197,47 @@ class Alert(FrozenModel):
     datacontenttype: Literal["application/json"] = "application/json"
     """Media type of the data."""
 
-    data: AnomalyData
+    data: AnomalyData | CameraData
     """What it says."""
 
     def to_json(self) -> bytes:
         """The value of the Kafka record, UTF-8 JSON; the same alert gives the same bytes."""
         return self.model_dump_json().encode()
+
+
+class Alert(_CloudEvent):
+    """One alert, a CloudEvent."""
+
+    type: AlertType
+    """What happened."""
+
+    data: AnomalyData
+    """What it says."""
+
+
+class CameraAlert(_CloudEvent):
+    """One alert of a camera's health, a CloudEvent; ``data.ended_at_ms`` tells its end from its start."""
+
+    type: CameraAlertType
+    """What is wrong."""
+
+    data: CameraData
+    """What it says."""
+
+
+AnyAlert = Alert | CameraAlert
+"""What stands on the alerts topic."""
+
+_any_alert: Final = TypeAdapter[AnyAlert](AnyAlert)
+
+
+def read_alert(value: bytes) -> AnyAlert:
+    """Read a record's value.
+
+    Raises:
+        ValidationError: It is no alert.
+    """
+    return _any_alert.validate_json(value)
 
 
 def make_event_id(
@@ -184,6 +270,25 @@ def make_alert(transition: Transition, update: int, at_ms: int, data: AnomalyDat
     )
 
 
+def make_camera_alert(at_ms: int, data: CameraData) -> CameraAlert:
+    """Wrap what is said of a camera in a CloudEvent.
+
+    Args:
+        at_ms: Capture time of the frame at which it is said, ms since 1970.
+        data: What is said.
+    """
+    return CameraAlert.model_validate(
+        {
+            "id": f"{data.event_id}.{'started' if data.ended_at_ms is None else 'ended'}",
+            "source": f"/framewatch/{data.frames.topic}/{data.frames.partition}",
+            "type": f"framewatch.camera.{data.state}.v1",
+            "subject": data.camera_id,
+            "time": utc(at_ms),
+            "data": data,
+        }
+    )
+
+
 def utc(milliseconds: int) -> datetime:
     """Milliseconds since 1970 as a time in UTC; those beyond year 9999 or before year 1 give the nearest bound."""
     bounded = min(max(milliseconds, -62_135_596_800_000), 253_402_300_799_000)
@@ -200,7 +305,18 @@ def alert_schema() -> dict[str, Any]:
     }
 
 
+def camera_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of an alert of a camera's health."""
+    schema = CameraAlert.model_json_schema(mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "Framewatch alert of a camera's health, version 1",
+    }
+
+
 if __name__ == "__main__":
     import sys
 
-    sys.stdout.write(json.dumps(alert_schema(), indent=2) + "\n")
+    schemas = {"alert": alert_schema, "camera": camera_schema}
+    sys.stdout.write(json.dumps(schemas[sys.argv[1]](), indent=2) + "\n")

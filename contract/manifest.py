@@ -13,6 +13,7 @@ from contract.alert import BundleReference
 from contract.errors import BundleError
 from contract.event import EventRule
 from contract.frame import Preprocessing
+from contract.scene import SceneReference
 from contract.scoring import Calibration
 from contract.settings import FrozenModel, one_line
 
@@ -100,6 +101,9 @@ class Manifest(FrozenModel):
 
     event_rule: EventRule
     """How scores become events."""
+
+    scene: SceneReference | None = None
+    """What the camera usually shows; null where the footage showed no one place."""
 
     training: dict[str, Any]
     """Where the model came from: settings, footage, frames, epochs, losses, versions."""

@@ -268,6 +268,7 @@ def _write(
             ),
             calibration=calibration,
             event_rule=checkpoint.event_rule,
+            scene=checkpoint.scene,
             training=checkpoint.training,
             parity=rows,
             quality=quality,

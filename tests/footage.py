@@ -5,6 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from contract.frame import FrameLimits, Preprocessing, decode_frame
+from deploy.bench import room_frames
 from trainer.settings import FitSettings
 
 TINY = {
@@ -43,3 +45,9 @@ def write_scene(folder: Path, frames: int = 48, *, side: int = 96, anomalous: ra
             scene[20:44, 30:54] = 250
         cv2.imwrite(str(folder / f"{index:04d}.png"), np.clip(scene, 0, 255).astype(np.uint8))
     return folder
+
+
+def room_pictures(width: int, height: int) -> np.ndarray:
+    """The room clip as a model of a size sees it, uint8 (frames, height, width, 1)."""
+    preprocessing = Preprocessing(height=height, width=width)
+    return np.stack([decode_frame(data, preprocessing, FrameLimits()) for data in room_frames()])

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from contract.errors import CheckpointError
 from contract.event import EventRule
+from contract.scene import SceneReference
 from contract.scoring import Calibration
 from contract.settings import one_line
 from trainer.detector import Detector
@@ -34,7 +35,7 @@ LAST_NAME: Final = "last.pt"
 SETTINGS_NAME: Final = "settings.json"
 SAMPLES_NAME: Final = "samples.npz"
 _FORMAT: Final = "framewatch-checkpoint"
-_VERSION: Final = 5
+_VERSION: Final = 6
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,14 @@ class Checkpoint:
         detector: In evaluation mode; on CPU when it was read from a file.
         calibration: Threshold and tail.
         event_rule: How scores become events.
+        scene: What the camera usually shows; None where the footage showed no one place.
         training: Provenance: settings, footage, epochs, losses, versions; plain JSON values.
     """
 
     detector: Detector
     calibration: Calibration
     event_rule: EventRule
+    scene: SceneReference | None
     training: dict[str, Any]
 
 
@@ -63,6 +66,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "state": {name: tensor.detach().cpu() for name, tensor in checkpoint.detector.state_dict().items()},
         "calibration": checkpoint.calibration.model_dump(mode="json"),
         "event_rule": checkpoint.event_rule.model_dump(mode="json"),
+        "scene": checkpoint.scene.model_dump(mode="json") if checkpoint.scene is not None else None,
         "training": checkpoint.training,
     }
     save_atomically(run / CHECKPOINT_NAME, content)
@@ -92,12 +96,13 @@ def load_checkpoint(run: Path) -> Checkpoint:
         detector.load_state_dict(content["state"])
         calibration = Calibration.model_validate(content["calibration"])
         event_rule = EventRule.model_validate(content["event_rule"])
+        scene = SceneReference.model_validate(content["scene"]) if content["scene"] is not None else None
         training = dict(content["training"])
     except ValidationError as error:
         raise CheckpointError(f"{path}: {one_line(error)}; fit again with this release") from error
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: does not fit this release: {str(error).splitlines()[0]}; fit again") from error
-    return Checkpoint(detector.eval(), calibration, event_rule, training)
+    return Checkpoint(detector.eval(), calibration, event_rule, scene, training)
 
 
 def load_tensors(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from contract import __version__
 from contract.clip import Clip
 from contract.errors import ConfigError, TrainingError
+from contract.scene import SceneReference
 from contract.source import without_credentials
 from trainer.batches import Batch, BatchMaker
 from trainer.budget import require_support
@@ -131,7 +132,8 @@ def _fit(
         detector, validation, calibration, frames_per_second=footage.frames_per_second, settings=settings
     )
     provenance = _provenance(fabric, settings, source, footage, state, (training, validation, calibration))
-    checkpoint = Checkpoint(detector, fitted, event_rule, provenance)
+    scene = SceneReference.of(footage.frames, settings.model.preprocessing.channels)
+    checkpoint = Checkpoint(detector, fitted, event_rule, scene, provenance)
     if fabric.is_global_zero:
         write_run(out, checkpoint, take_samples(detector, validation, calibration, settings.seed), state.records)
     fabric.barrier()

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Table
 
-from contract.alert import Alert, utc
+from contract.alert import Alert, AnyAlert, CameraAlert, read_alert, utc
 from worker.kafka_clients import mapped_errors, open_reader, require_topics
 from worker.settings import KafkaSettings
 
@@ -70,7 +70,7 @@ class AlertTable:
     """The latest events as a table: one row an event, newest first."""
 
     def __init__(self) -> None:
-        self._events: OrderedDict[str, Alert] = OrderedDict()
+        self._events: OrderedDict[str, AnyAlert] = OrderedDict()
 
     def add(self, value: bytes) -> bool:
         """Take a record's value; False where it is no alert."""
@@ -93,20 +93,26 @@ class AlertTable:
         return table
 
 
-def describe(alert: Alert) -> str:
+def describe(alert: AnyAlert) -> str:
     """Say an alert in one line."""
+    since = _local(alert.data.started_at_ms).strftime("%H:%M:%S")
+    if isinstance(alert, CameraAlert):
+        return f"{alert.subject} camera {alert.data.state} since {since}" + (", ended" if _is_over(alert) else "")
     data = alert.data
-    since = _local(data.started_at_ms).strftime("%H:%M:%S")
     return (
         f"{alert.subject} {alert.type.split('.')[2]} since {since}, peak {data.peak_score:.2f} "
         f"(threshold {data.threshold:.2f}), {data.severity}, {data.anomalous_area_percent:.0f}% of the picture"
     )
 
 
-def parse_alert(value: bytes) -> Alert | None:
+def _is_over(alert: AnyAlert) -> bool:
+    return alert.data.ended_at_ms is not None
+
+
+def parse_alert(value: bytes) -> AnyAlert | None:
     """Read a record's value as an alert; None where it is none."""
     try:
-        return Alert.model_validate_json(value)
+        return read_alert(value)
     except ValidationError:
         return None
 
@@ -138,19 +144,28 @@ def _local(milliseconds: int) -> datetime:
         return moment
 
 
-def _cells(alert: Alert) -> list[str]:
+def _cells(alert: AnyAlert) -> list[str]:
     data = alert.data
-    state = alert.type.split(".")[2]
+    if isinstance(alert, CameraAlert):
+        state = f"camera {alert.data.state}"
+        shown = f"[green]{state} ended[/]" if _is_over(alert) else f"[bold yellow]{state}[/]"
+    else:
+        state = alert.type.split(".")[2]
+        shown = "[green]ended[/]" if state == "ended" else f"[bold]{state}[/]"
     # A time without a zone is taken as UTC: taken as local, it may lie before year 1.
     moment = alert.time.replace(tzinfo=alert.time.tzinfo or UTC)
     told = utc(data.ended_at_ms) if data.ended_at_ms is not None else moment
     lasted_seconds = (told - utc(data.started_at_ms)).total_seconds()
+    cells = [
+        escape(alert.subject), shown, _local(data.started_at_ms).strftime("%b %d %H:%M:%S"), f"{lasted_seconds:.1f} s"
+    ]  # fmt: skip
+    return cells + (_measured(alert) if isinstance(alert, Alert) else [""] * 3)
+
+
+def _measured(alert: Alert) -> list[str]:
+    data = alert.data
     style = _SEVERITY_STYLE[data.severity]
     return [
-        escape(alert.subject),
-        "[green]ended[/]" if state == "ended" else f"[bold]{state}[/]",
-        _local(data.started_at_ms).strftime("%b %d %H:%M:%S"),
-        f"{lasted_seconds:.1f} s",
         f"{data.peak_score:.2f} / {data.threshold:.2f}",
         f"[{style}]{data.severity}[/]",
         f"{data.anomalous_area_percent:.0f}%",

@@ -13,16 +13,31 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from contract.alert import Alert, AnomalyData, FrameReference, Picture, make_alert, make_event_id
+from contract.alert import (
+    Alert,
+    AnomalyData,
+    AnyAlert,
+    CameraAlert,
+    CameraData,
+    FrameReference,
+    Picture,
+    StretchReference,
+    make_alert,
+    make_camera_alert,
+    make_event_id,
+)
 from contract.errors import FrameError
 from contract.event import Event, EventRule, EventTracker, Transition, rule_version
 from contract.frame import FrameLimits, decode_frame, read_frame_header
 from contract.manifest import Bundle
+from contract.scene import Scene
 from contract.scoring import FloatArray, anomalous_area, anomalous_boxes, severity
 from contract.window import ClipWindow, ComingClip, frames_before
+from worker.camera_health import CameraHealth, Told
 from worker.cores import Crew, Started
+from worker.health_rule import HealthRule
 from worker.pictures import heat_map, snapshot
-from worker.state import CameraState, PartitionState, Place, pack, unpack
+from worker.state import CameraState, PartitionState, Place, UnwellCamera, pack, unpack
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +47,7 @@ CLIPS_AT_ONCE: Final = 2
 """Clips of one run on a CPU: what the layers of more of them make does not fit its caches."""
 
 _READ_AT_ONCE: Final = 64
+_NORMAL_SCORE: Final = -100.0
 READ_BACK_FRAMES: Final = 4096
 """Frames of a partition that are read back at the most to fill its cameras' clips; a camera whose last frames lie
 before them begins its clip anew. As many are read at the most for the picture of one pending event."""
@@ -81,7 +97,8 @@ class Outcome:
     Attributes:
         frame: The frame.
         anomaly_score: None where the frame was rejected.
-        is_anomalous: Whether the score reached the threshold.
+        is_anomalous: Whether the score reached the threshold and counts.
+        counts: Whether it counts for events; not where its camera was unwell.
         error: Why the frame was rejected.
         alerts: What this frame told about events.
         trailing_bytes: Bytes after the picture's end marker; they were ignored.
@@ -90,8 +107,9 @@ class Outcome:
     frame: IncomingFrame
     anomaly_score: float | None = None
     is_anomalous: bool = False
+    counts: bool = True
     error: FrameError | None = None
-    alerts: tuple[Alert, ...] = ()
+    alerts: tuple[AnyAlert, ...] = ()
     trailing_bytes: int = 0
 
 
@@ -133,6 +151,7 @@ class _Camera:
     camera_id: str
     window: ClipWindow
     tracker: EventTracker
+    health: CameraHealth
     # Number of the batch that held the camera's last frame.
     batch: int = 0
     scored: int = 0
@@ -204,6 +223,7 @@ class Engine:
         event_rule: In place of the bundle's.
         limits: What a frame may declare.
         picture_max_bytes: Size up to which pictures travel in alerts.
+        health_rule: When a camera counts as unwell.
         max_cameras: Cameras kept at once. Beyond it the one idle longest without an event pending is forgotten, or else
             the one idle longest whose event has not started yet; where there is none, the new camera's frames are
             rejected with reason ``too_many_cameras``.
@@ -220,6 +240,7 @@ class Engine:
         event_rule: EventRule | None = None,
         limits: FrameLimits | None = None,
         picture_max_bytes: int = _DEFAULT_PICTURE_BYTES,
+        health_rule: HealthRule | None = None,
         max_cameras: int = _DEFAULT_CAMERAS,
         crew: Crew | None = None,
         on_stage: Callable[[str, float], None] | None = None,
@@ -235,6 +256,9 @@ class Engine:
         self._digest_half = self._bundle.digest.removeprefix("sha256:")[:32]
         self._rule_version = rule_version(self._rule, self.threshold, self._release)
         self._picture_max_bytes = picture_max_bytes
+        self._health_rule = health_rule or HealthRule()
+        self._scene = Scene(manifest.scene) if manifest.scene is not None else None
+        self._channels = manifest.preprocessing.channels
         self._max_cameras = max_cameras
         self._crew = crew or Crew()
         self._on_stage = on_stage or (lambda _stage, _seconds: None)
@@ -244,7 +268,8 @@ class Engine:
         self._at: dict[tuple[str, int], dict[str, _Camera]] = {}
         self._cameras_lock = threading.Lock()
         self._prepared = self._followed = 0
-        self._frames_before = frames_before(manifest.shape.clip_frames, manifest.preprocessing)
+        # At least one: a frame is compared with the one before it.
+        self._frames_before = max(1, frames_before(manifest.shape.clip_frames, manifest.preprocessing))
 
     def process(self, frames: Sequence[IncomingFrame]) -> list[Outcome]:
         """Score frames and say what they tell, in the order given; a camera's frames must come in theirs.
@@ -313,10 +338,14 @@ class Engine:
         self._followed = work.number
         return outcomes
 
-    def close_events(self) -> list[Alert]:
+    def close_events(self) -> list[AnyAlert]:
         """End every open event because the footage ends; for files, never live."""
-        alerts = []
+        alerts: list[AnyAlert] = []
         for (topic, partition, camera_id), camera in self._cameras.items():
+            alerts += [
+                self._camera_alert(topic, partition, camera_id, one, one.last.captured_at_ms)
+                for one in camera.health.close()
+            ]
             told = camera.tracker.close()
             if told is not None:
                 alerts.append(self._alert(topic, partition, camera_id, camera, *told))
@@ -342,7 +371,10 @@ class Engine:
         reaching = (camera.recent[0] for camera in here if camera.recent)
         read_from = min((offset for offset in reaching if offset >= horizon), default=next_offset)
         pending = tuple(state for camera in here if (state := _state_of(camera)) is not None)
-        return pack(PartitionState(self._digest_half, self._rule_version, read_from, pending), next_offset, max_bytes)
+        health = (camera.health.state(camera.camera_id, camera.scored) for camera in here)
+        unwell = tuple(one for one in health if one is not None)
+        kept = PartitionState(self._digest_half, self._rule_version, read_from, pending, unwell)
+        return pack(kept, next_offset, max_bytes)
 
     def restore(
         self, topic: str, partition: int, text: str, next_offset: int,
@@ -370,6 +402,8 @@ class Engine:
         self._fill_windows(iter(read(begins_at, next_offset)))
         if (saved.bundle, saved.rule_version) != (self._digest_half, self._rule_version):
             return 0
+        for unwell in saved.unwell:
+            self._resume_health(topic, partition, unwell)
         left, resumed = _READ_BACK_FOR_PEAKS, 0
         for state in saved.cameras:
             # Beyond what honest states need, an event goes on without its picture.
@@ -399,6 +433,12 @@ class Engine:
         camera.peak = self._peak(deque(frames, maxlen=self._frames_before + 1))
         return True
 
+    def _resume_health(self, topic: str, partition: int, state: UnwellCamera) -> None:
+        try:
+            self._camera(topic, partition, state.camera_id).health.resume(state)
+        except FrameError as error:
+            _log.warning("a camera's health is not followed on", extra={"camera": state.camera_id, "cause": str(error)})
+
     def _fill_windows(self, frames: Iterator[IncomingFrame]) -> None:
         # In the order of their last frames, as they are kept live.
         last: dict[str, deque[tuple[IncomingFrame, _Picture]]] = {}
@@ -415,6 +455,7 @@ class Engine:
             admitted = self._admit(frame, picture)
             if not isinstance(admitted, FrameError):
                 admitted.camera.recent.append(frame.offset)
+                admitted.camera.health.see(picture.pixels)
                 clips.append(admitted.clip)
         self._crew.map(lambda clip: clip.measure(), clips)
 
@@ -481,8 +522,22 @@ class Engine:
         return self._detector.score(batch)
 
     def _outcome(self, one: _Decoded, frame: IncomingFrame, score: float, anomaly_map: FloatArray) -> Outcome:
-        alerts = self._follow(one.camera, frame, score, anomaly_map)
-        return Outcome(frame, score, score >= self.threshold, alerts=alerts, trailing_bytes=one.trailing_bytes)
+        camera, position = one.camera, one.camera.scored
+        told, counts = camera.health.judge(
+            position,
+            Place(frame.offset, frame.captured_at_ms),
+            one.clip.frames[-1][..., : self._channels],
+            is_suspect=score >= self._release,
+        )
+        alerts: list[AnyAlert] = [
+            self._camera_alert(frame.topic, frame.partition, frame.camera_id, state, frame.captured_at_ms, frame.data)
+            for state in told
+        ]
+        alerts += self._follow(camera, frame, score if counts else _NORMAL_SCORE, anomaly_map)
+        is_anomalous = counts and score >= self.threshold
+        return Outcome(
+            frame, score, is_anomalous, counts, alerts=tuple(alerts), trailing_bytes=one.trailing_bytes
+        )  # fmt: skip
 
     def _camera(self, topic: str, partition: int, camera_id: str) -> _Camera:
         key = topic, partition, camera_id
@@ -491,7 +546,9 @@ class Engine:
             if camera is None:
                 self._make_room()
                 tracker = EventTracker(self._rule, self.threshold, self._release)
-                camera = _Camera(camera_id, self._window(), tracker, recent=deque(maxlen=self._frames_before))
+                health = CameraHealth(self._health_rule, self._scene, self._frames_before)
+                recent: deque[int] = deque(maxlen=self._frames_before)
+                camera = _Camera(camera_id, self._window(), tracker, health, recent=recent)
                 self._at.setdefault((topic, partition), {})[camera_id] = camera
             camera.batch = self._prepared
             self._cameras.pop(key, None)
@@ -510,6 +567,8 @@ class Engine:
                 # Its scores are not told yet, and may begin an event; so may those of all after it.
                 break
             following = camera.tracker.following
+            if camera.health.is_pending:
+                continue
             if following is None:
                 maybe = key
                 break
@@ -544,6 +603,30 @@ class Engine:
             return ()
         at_ms = frame.captured_at_ms
         return (self._alert(frame.topic, frame.partition, frame.camera_id, camera, *told, at_ms=at_ms),)
+
+    def _camera_alert(
+        self, topic: str, partition: int, camera_id: str, told: Told, at_ms: int, data: bytes | None = None
+    ) -> CameraAlert:
+        rule = rule_version(self._health_rule.of(told.state), self._health_rule.look_every, 0.0)
+        first = told.first
+        name = make_event_id(
+            topic, partition, first.offset, camera_id, self._bundle.digest, f"{rule}-{told.state}"
+        )  # fmt: skip
+        is_over = told.transition == "ended"
+        said = CameraData(
+            event_id=name,
+            camera_id=camera_id,
+            state=told.state,
+            started_at_ms=first.captured_at_ms,
+            ended_at_ms=told.last.captured_at_ms if is_over else None,
+            snapshot=snapshot(data, self._picture_max_bytes) if data and not is_over else None,
+            frames=StretchReference(
+                topic=topic, partition=partition, first_offset=first.offset, last_offset=told.last.offset
+            ),
+            bundle=self._bundle,
+            rule_version=rule,
+        )
+        return make_camera_alert(at_ms, said)
 
     def _alert(
         self, topic: str, partition: int, camera_id: str, camera: _Camera, transition: Transition, event: Event,

@@ -25,6 +25,7 @@ from kafka.errors import (
 )
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
+from contract.alert import Alert
 from contract.errors import BrokerUnavailableError, BundleError, FrameError, FramewatchError
 from contract.steady_consumer import UnreadableRecordError
 from worker.engine import Engine, IncomingFrame, Outcome, Work
@@ -512,14 +513,13 @@ class WorkerLoop:
                 self._metrics.oddities.labels(oddity).inc()
         for alert in outcome.alerts:
             self._metrics.alerts.labels(alert.type).inc()
-            _log.info(
-                "alert",
-                extra={
-                    "alert": alert.id, "type": alert.type, "camera": alert.subject,
-                    "partition": outcome.frame.partition, "offset": outcome.frame.offset,
-                    "score": round(alert.data.peak_score, 3), "severity": alert.data.severity,
-                },
-            )  # fmt: skip
+            said: dict[str, object] = {
+                "alert": alert.id, "type": alert.type, "camera": alert.subject,
+                "partition": outcome.frame.partition, "offset": outcome.frame.offset,
+            }  # fmt: skip
+            if isinstance(alert, Alert):
+                said |= {"score": round(alert.data.peak_score, 3), "severity": alert.data.severity}
+            _log.info("alert", extra=said)
 
     def _count_letters(self, letters: list[tuple[Any, FrameError]]) -> None:
         for record, error in letters:

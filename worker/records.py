@@ -3,7 +3,7 @@
 import json
 from typing import Any, Final, NamedTuple
 
-from contract.alert import CONTENT_TYPE, Alert
+from contract.alert import CONTENT_TYPE, AnyAlert, read_alert
 from contract.errors import FrameError
 from contract.kafka_source import CAMERA_ID, CAPTURED_AT_HEADER, MAX_TIME_DIGITS, captured_at_ms
 from worker.engine import IncomingFrame, Outcome
@@ -121,7 +121,7 @@ def capture_delay_seconds(captured_at_ms: int, now_ms: float) -> float | None:
     return max(0.0, now_ms - captured_at_ms) / 1000
 
 
-def alert_record(alert: Alert, kafka: KafkaSettings) -> OutgoingRecord:
+def alert_record(alert: AnyAlert, kafka: KafkaSettings) -> OutgoingRecord:
     """The record of an alert, keyed by camera."""
     return OutgoingRecord(kafka.alerts_topic, alert.subject.encode(), alert.to_json(), [_CONTENT_TYPE_HEADER])
 
@@ -138,6 +138,7 @@ def score_record(outcome: Outcome, threshold: float, topic: str) -> OutgoingReco
         "anomaly_score": outcome.anomaly_score,
         "threshold": threshold,
         "is_anomalous": outcome.is_anomalous,
+        "counts": outcome.counts,
     }
     return OutgoingRecord(topic, frame.camera_id.encode(), json.dumps(value).encode(), [])
 
@@ -180,8 +181,9 @@ def without_bulk(record: OutgoingRecord) -> OutgoingRecord | None:
     if REASON_HEADER not in names:
         if _CONTENT_TYPE_HEADER not in record.headers or record.value is None:
             return None
-        alert = Alert.model_validate_json(record.value)
-        data = alert.data.model_copy(update={"heat_map": None, "snapshot": None})
+        alert = read_alert(record.value)
+        pictures = {"heat_map", "snapshot"} & set(type(alert.data).model_fields)
+        data = alert.data.model_copy(update=dict.fromkeys(pictures))
         value = alert.model_copy(update={"data": data}).to_json()
         return record._replace(value=value) if value != record.value else None
     if _LEFT_OUT_HEADER in names:

@@ -51,6 +51,7 @@ def run_worker(settings: WorkerSettings) -> None:
             event_rule=settings.event_rule.over(bundle.manifest.event_rule),
             limits=settings.limits,
             picture_max_bytes=settings.picture_max_bytes,
+            health_rule=settings.camera_health,
             max_cameras=settings.max_cameras,
             crew=crew,
             on_stage=metrics.observe_stage,

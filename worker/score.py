@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from contract.alert import Alert
+from contract.alert import Alert, AnyAlert, CameraAlert
 from contract.clip import Clip, require_end
 from contract.errors import ConfigError, FootageError
 from contract.frame import FrameLimits
@@ -63,7 +63,7 @@ def _are_one_file(one: Path, other: Path) -> bool:
 def score_clips(
     detector: BatchScorer, clips: Sequence[Clip], *, camera_id: str | None, threshold: float | None, batch: int,
     limits: FrameLimits, crew: Crew | None = None,
-) -> Iterator[ScoreRow | Alert]:  # fmt: skip
+) -> Iterator[ScoreRow | AnyAlert]:  # fmt: skip
     """Score every frame as ``worker run`` would, each clip as a camera of its own, and tell its events.
 
     Args:
@@ -101,7 +101,7 @@ def score_clips(
         yield from engine.close_events()
 
 
-def write_scores(rows: Iterator[ScoreRow | Alert], out: Path, events: Path | None) -> tuple[int, list[Alert]]:
+def write_scores(rows: Iterator[ScoreRow | AnyAlert], out: Path, events: Path | None) -> tuple[int, list[Alert]]:
     """Write ``scores.csv``, and alerts as JSON lines where asked; whole or not at all.
 
     Returns:
@@ -115,13 +115,13 @@ def write_scores(rows: Iterator[ScoreRow | Alert], out: Path, events: Path | Non
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
-            if not isinstance(row, Alert):
+            if not isinstance(row, Alert | CameraAlert):
                 writer.writerow(row)
                 count += 1
                 continue
             if alerts is not None:
                 alerts.write(json.dumps(row.model_dump(mode="json")) + "\n")
-            if row.type.endswith("ended.v1"):
+            if isinstance(row, Alert) and row.type.endswith("ended.v1"):
                 data = row.data.model_copy(update={"heat_map": None, "snapshot": None})
                 ended.append(row.model_copy(update={"data": data}))
     return count, ended
@@ -138,7 +138,7 @@ def _whole_file(path: Path) -> Iterator[IO[str]]:
         part.replace(path)
 
 
-def _score_batch(engine: Engine, clip: Clip, frames: list[IncomingFrame]) -> Iterator[ScoreRow | Alert]:
+def _score_batch(engine: Engine, clip: Clip, frames: list[IncomingFrame]) -> Iterator[ScoreRow | AnyAlert]:
     for outcome in engine.process(frames):
         frame = outcome.frame
         if outcome.error is not None or outcome.anomaly_score is None:

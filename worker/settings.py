@@ -11,6 +11,7 @@ from contract.event import EventRuleChanges
 from contract.frame import FrameLimits
 from contract.runtime import Provider
 from contract.settings import FrozenModel, Settings
+from worker.health_rule import HealthRule
 
 _MAX_PORT = 65_535
 _ADDRESS = r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}"
@@ -256,6 +257,9 @@ class WorkerSettings(Settings):
 
     event_rule: EventRuleChanges = EventRuleChanges()
     """How scores become events, where it is to differ from the bundle's rule."""
+
+    camera_health: HealthRule = HealthRule()
+    """When a camera counts as unwell."""
 
     allowed_cameras: tuple[str, ...] | None = None
     """Cameras whose frames are scored; those of others are dead letters. All where not set."""

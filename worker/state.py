@@ -18,13 +18,16 @@ from typing import Final, NamedTuple
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from contract.alert import HealthState
 from contract.event import Event, Following
 from contract.kafka_source import CAMERA_ID, MAX_TIME_MS
 
-_FORMAT: Final = "1"
+_FORMAT: Final = "2"
 _MAX_UNPACKED_BYTES: Final = 4 * 2**20
 _MOST: Final = 2**53
 """Bound of what is counted."""
+
+_MOST_UNWELL: Final = 1000
 
 
 class Place(NamedTuple):
@@ -61,6 +64,48 @@ class CameraState:
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition of a camera that is followed; positions count its scored frames, the next of which is at 0.
+
+    Attributes:
+        state: Which.
+        is_open: Whether it is told of.
+        first_position: Of its first frame.
+        last_position: Of the last one so far.
+        first: Where the first stands.
+        last: Where the last stands.
+    """
+
+    state: HealthState
+    is_open: bool
+    first_position: int
+    last_position: int
+    first: Place
+    last: Place
+
+    @property
+    def following(self) -> Following:
+        """What its tracker keeps."""
+        event = Event(self.first_position, self.last_position, self.first_position, 1.0)
+        return Following(event, self.is_open, 1.0, self.first_position)
+
+
+@dataclass(frozen=True, slots=True)
+class UnwellCamera:
+    """A camera whose health is followed.
+
+    Attributes:
+        camera_id: Whose it is.
+        frames_unwell: Next frames whose scores do not count because of what was before.
+        conditions: What is wrong.
+    """
+
+    camera_id: str
+    frames_unwell: int
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionState:
     """What is kept of one partition.
 
@@ -69,12 +114,14 @@ class PartitionState:
         rule_version: Of the rule for events.
         read_from: Offset of the earliest frame that the next frames' clips depend on.
         cameras: Those with an event pending.
+        unwell: Those whose health is followed.
     """
 
     bundle: str
     rule_version: str
     read_from: int
     cameras: tuple[CameraState, ...] = ()
+    unwell: tuple[UnwellCamera, ...] = ()
 
 
 class _Packed(NamedTuple):
@@ -90,7 +137,25 @@ class _Packed(NamedTuple):
     times_ms: tuple[int, int, int]
 
 
-_packed: Final = TypeAdapter(tuple[str, str, int, list[_Packed]])
+class _PackedCondition(NamedTuple):
+    """A condition as it travels."""
+
+    state: HealthState
+    is_open: bool
+    positions: tuple[int, int]
+    offsets: tuple[int, int]
+    times_ms: tuple[int, int]
+
+
+class _PackedUnwell(NamedTuple):
+    """A camera whose health is followed, as it travels."""
+
+    camera_id: str
+    frames_unwell: int
+    conditions: list[_PackedCondition]
+
+
+_packed: Final = TypeAdapter(tuple[str, str, int, list[_Packed], list[_PackedUnwell]])
 
 
 def pack(state: PartitionState, next_offset: int, max_bytes: int) -> tuple[str, int]:
@@ -102,16 +167,18 @@ def pack(state: PartitionState, next_offset: int, max_bytes: int) -> tuple[str, 
         max_bytes: Size that the text may have.
 
     Returns:
-        The text, and how many cameras it leaves out for want of room: those whose events are not open yet first, then
-        those whose events began last.
+        The text, and how many cameras' events and conditions it leaves out for want of room: events that are not open
+        yet first, then the conditions of cameras, then events that began last.
     """
     cameras = sorted(state.cameras, key=lambda one: (not one.following.is_open, one.first.offset))
-    kept = len(cameras)
-    text = _text(state, cameras, next_offset)
+    are_open = sum(one.following.is_open for one in cameras)
+    ordered: list[CameraState | UnwellCamera] = [*cameras[:are_open], *state.unwell, *cameras[are_open:]]
+    kept = len(ordered)
+    text = _text(state, ordered, next_offset)
     while len(text) > max_bytes and kept:
         kept = min(kept - 1, kept * max_bytes // len(text))
-        text = _text(state, cameras[:kept], next_offset)
-    return text if len(text) <= max_bytes else "", len(cameras) - kept
+        text = _text(state, ordered[:kept], next_offset)
+    return text if len(text) <= max_bytes else "", len(ordered) - kept
 
 
 def unpack(text: str, next_offset: int) -> PartitionState | None:
@@ -128,19 +195,23 @@ def unpack(text: str, next_offset: int) -> PartitionState | None:
         data = unpacker.decompress(base64.b85decode(text[len(_FORMAT) :]), _MAX_UNPACKED_BYTES)
         if not unpacker.eof:
             return None
-        bundle, rule_version, read_back, packed = _packed.validate_json(data)
+        bundle, rule_version, read_back, packed, unwell = _packed.validate_json(data)
         cameras = tuple(_unpacked(one, next_offset) for one in packed)
-        state = PartitionState(bundle, rule_version, next_offset - read_back, cameras)
+        others = tuple(_unpacked_health(one, next_offset) for one in unwell)
+        state = PartitionState(bundle, rule_version, next_offset - read_back, cameras, others)
         if not 0 <= state.read_from <= next_offset or not all(_is_possible(one, next_offset) for one in cameras):
+            return None
+        if not all(_is_possible_health(one, next_offset) for one in others):
             return None
     except (ValueError, OverflowError, zlib.error, ValidationError):
         return None
     return state
 
 
-def _text(state: PartitionState, cameras: Sequence[CameraState], next_offset: int) -> str:
-    rows = [_to_packed(camera, next_offset) for camera in cameras]
-    value = [state.bundle, state.rule_version, next_offset - state.read_from, rows]
+def _text(state: PartitionState, kept: Sequence[CameraState | UnwellCamera], next_offset: int) -> str:
+    rows = [_to_packed(one, next_offset) for one in kept if isinstance(one, CameraState)]
+    unwell = [_to_packed_health(one, next_offset) for one in kept if isinstance(one, UnwellCamera)]
+    value = [state.bundle, state.rule_version, next_offset - state.read_from, rows, unwell]
     data = json.dumps(value, separators=(",", ":")).encode()
     return _FORMAT + base64.b85encode(zlib.compress(data, 9)).decode()
 
@@ -177,6 +248,49 @@ def _unpacked(packed: _Packed, next_offset: int) -> CameraState:
         Place(next_offset - peak_back, began_ms + peak_after_ms),
         Place(next_offset - last_back, began_ms + last_after_ms),
         next_offset - packed.peak_from,
+    )
+
+
+def _to_packed_health(camera: UnwellCamera, next_offset: int) -> _PackedUnwell:
+    conditions = [
+        _PackedCondition(
+            one.state,
+            one.is_open,
+            (-one.first_position, -one.last_position),
+            (next_offset - one.first.offset, next_offset - one.last.offset),
+            (one.first.captured_at_ms, one.last.captured_at_ms - one.first.captured_at_ms),
+        )
+        for one in camera.conditions
+    ]
+    return _PackedUnwell(camera.camera_id, camera.frames_unwell, conditions)
+
+
+def _unpacked_health(packed: _PackedUnwell, next_offset: int) -> UnwellCamera:
+    conditions = tuple(
+        Condition(
+            one.state,
+            one.is_open,
+            -one.positions[0],
+            -one.positions[1],
+            Place(next_offset - one.offsets[0], one.times_ms[0]),
+            Place(next_offset - one.offsets[1], one.times_ms[0] + one.times_ms[1]),
+        )
+        for one in packed.conditions
+    )
+    return UnwellCamera(packed.camera_id, packed.frames_unwell, conditions)
+
+
+def _is_possible_health(camera: UnwellCamera, next_offset: int) -> bool:
+    return (
+        CAMERA_ID.fullmatch(camera.camera_id) is not None
+        and 0 <= camera.frames_unwell <= _MOST_UNWELL
+        and len({one.state for one in camera.conditions}) == len(camera.conditions)
+        and all(
+            -_MOST <= one.first_position <= one.last_position < 0
+            and 0 <= one.first.offset <= one.last.offset < next_offset
+            and all(0 <= place.captured_at_ms <= MAX_TIME_MS for place in (one.first, one.last))
+            for one in camera.conditions
+        )
     )
 
 

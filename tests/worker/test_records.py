@@ -104,6 +104,7 @@ def test_a_score_record_says_whose_frame_it_is_and_is_keyed_by_camera():
         "anomaly_score": outcome.anomaly_score,
         "threshold": 6.0,
         "is_anomalous": True,
+        "counts": True,
     }
 
 
