@@ -70,7 +70,7 @@ _NOT_HELD = -1
 
 _SMALL_JVM = ("-XX:+UseSerialGC", "-XX:-UsePerfData")
 _TOOL_JVM = (*_SMALL_JVM, "-Xmx128m", "-XX:TieredStopAtLevel=1")
-_SERVER_JVM = (*_SMALL_JVM, "-Xms128m", "-Xmx512m", "-XX:+ExitOnOutOfMemoryError")
+_SERVER_JVM = (*_SMALL_JVM, "-Xms128m", "-XX:+ExitOnOutOfMemoryError")
 _JVM_VARIABLES = frozenset({"CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"})
 
 _SERVER_DEFAULTS: Mapping[str, str | int | bool] = {
@@ -393,6 +393,7 @@ class LocalBroker:
         properties: Mapping[str, str | int | float | bool] | None = None,
         proxy_port: int | None = None,
         secured: Secured | None = None,
+        heap_mebibytes: int = 512,
         start_timeout_seconds: float = 60.0,
         progress: Progress | None = None,
     ) -> None:
@@ -406,6 +407,7 @@ class LocalBroker:
             proxy_port: Port of a proxy of the caller's. It forwards to `proxied_servers`, and clients that come
                 through it stay behind it, because they are told no other address.
             secured: A further listener, at `secured_servers`.
+            heap_mebibytes: Memory that the server's Java may take for its objects.
             start_timeout_seconds: Time a start may take before it is given up, without the fetching of Kafka.
             progress: Receives lines for a person to read; the module's logger where None.
 
@@ -423,6 +425,7 @@ class LocalBroker:
         self._wanted_port = port
         self._proxy_port = proxy_port
         self._secured = secured
+        self._heap_mebibytes = heap_mebibytes
         self._start_timeout_seconds = start_timeout_seconds
         self._say = progress or _log.info
         self._ports: list[int] = []
@@ -646,7 +649,9 @@ class LocalBroker:
         except OSError as error:
             raise BrokerError(f"data folder {folder} cannot be written: {error.strerror}") from error
         cluster_id = self._format(jars)
-        command = self._java_command(jars, _SERVER_JVM, "kafka.Kafka", "server.properties")
+        command = self._java_command(
+            jars, (*_SERVER_JVM, f"-Xmx{self._heap_mebibytes}m"), "kafka.Kafka", "server.properties"
+        )
         self._server = _Server(command, folder, self.log_path, self._lock)
         self._server.wait_started()
         self._wait_until_ready(self._server, cluster_id)

@@ -97,28 +97,31 @@ class _NotText(str):
 
 def bomb(stage: Stage) -> Row:
     """A record that unpacks to very much, onto a topic that the broker keeps uncompressed."""
-    scene = stage.scene()
-    with admin_client(stage.broker.bootstrap_servers, 30.0) as admin:
-        admin.alter_configs(
-            [ConfigResource(ConfigResourceType.TOPIC, scene.topic("frames"), {"compression.type": "uncompressed"})]
-        )
     size = stage.of(1000, 100) * 2**20
-    producer = KafkaProducer(
-        bootstrap_servers=stage.broker.bootstrap_servers, compression_type="gzip", max_request_size=2**31 - 1,
-        request_timeout_ms=120_000, delivery_timeout_ms=180_000,
-    )  # fmt: skip
-    try:
-        producer.send(scene.topic("frames"), bytes(size), key=b"room-0", partition=0).get(timeout=180)
-        refused = ""
-    except KafkaError as error:
-        refused = type(error).__name__
-    producer.close(timeout=5)
-    scene.send(200)
-    with Fleet(scene) as fleet:
-        fleet.start(1)
-        recovered = fleet.wait_done()
-        megabytes = resident_bytes(fleet.child().pid) / 2**20
-    return checked(
-        scene, f"compressed record of {size >> 20} MiB", 1, recovered, holds=bool(refused),
-        seen=f"the broker refuses it ({refused}); worker {megabytes:.0f} MiB",
-    )  # fmt: skip
+    # The broker unpacks it before it refuses it: one with too little memory for that ends.
+    heap_mebibytes, log_path = stage.of(6144, 1024), stage.folder / "bombed-kafka.log"
+    with LocalBroker(log_path=log_path, heap_mebibytes=heap_mebibytes) as broker:
+        scene = stage.scene(broker=broker)
+        with admin_client(broker.bootstrap_servers, 30.0) as admin:
+            admin.alter_configs(
+                [ConfigResource(ConfigResourceType.TOPIC, scene.topic("frames"), {"compression.type": "uncompressed"})]
+            )
+        producer = KafkaProducer(
+            bootstrap_servers=broker.bootstrap_servers, compression_type="gzip", max_request_size=2**31 - 1,
+            request_timeout_ms=120_000, delivery_timeout_ms=180_000,
+        )  # fmt: skip
+        try:
+            producer.send(scene.topic("frames"), bytes(size), key=b"room-0", partition=0).get(timeout=180)
+            refused = ""
+        except KafkaError as error:
+            refused = type(error).__name__
+        producer.close(timeout=5)
+        scene.send(200)
+        with Fleet(scene) as fleet:
+            fleet.start(1)
+            recovered = fleet.wait_done()
+            megabytes = resident_bytes(fleet.child().pid) / 2**20
+        return checked(
+            scene, f"compressed record of {size >> 20} MiB", 1, recovered, holds=bool(refused),
+            seen=f"the broker refuses it ({refused}); worker {megabytes:.0f} MiB",
+        )  # fmt: skip
