@@ -22,7 +22,7 @@ $(STAMP): requirements.lock pyproject.toml
 install: $(STAMP)  ## create .venv from the hash-pinned lock
 
 demo: $(STAMP)  ## train on the room footage, export, run a worker against a real Kafka, show the alerts
-	@$(BIN)/python -m deploy.demo
+	@$(BIN)/python -m deploy.demo $(ARGS)
 
 quality: $(STAMP)  ## fit and measure on public labelled footage (FRAMEWATCH_DATA), write docs/benchmarks/quality.md
 	@$(BIN)/python -m deploy.quality $(ARGS)

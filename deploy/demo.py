@@ -1,6 +1,7 @@
 """The whole path on the bundled room footage: train, export, run a worker on a real Kafka, see the alerts.
 
-``make demo`` runs it. Everything it writes is in ``demo-out``; nothing it starts outlives it.
+``make demo`` runs it. Everything it writes is in ``demo-out``; nothing it starts outlives it. ``ARGS=--console`` ends
+with the console on what was recorded, until Ctrl-C.
 """
 
 import base64
@@ -23,10 +24,11 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from contract.alert import Alert, Picture
+from contract.alert import Alert, AnyAlert, Picture, read_alert
 from contract.errors import FramewatchError
 from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics, fetch_kafka
 from deploy.worker_process import WorkerProcess, ended_at_exit, python_command
+from worker.alerts_view import describe
 
 OUT = Path("demo-out")
 VIDEO = Path(__file__).parent / "footage" / "room.mp4"
@@ -53,7 +55,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
-        return _run()
+        return _run(shows_console="--console" in sys.argv[1:])
     except FramewatchError as error:
         _console.print(f"[red]demo failed:[/] {error}", highlight=False)
         return 1
@@ -62,7 +64,7 @@ def main() -> int:
         return 130
 
 
-def _run() -> int:
+def _run(*, shows_console: bool) -> int:
     if OUT.exists():
         shutil.rmtree(OUT)
     OUT.mkdir()
@@ -93,6 +95,15 @@ def _run() -> int:
         with _stage("stop the worker", seconds, "stop_worker"):
             worker.stop()
         alerts = watcher.finish(told)
+        code = _judge([alert for alert in alerts if isinstance(alert, Alert)], seconds, provider)
+        if shows_console:
+            _show_console(broker.bootstrap_servers)
+        else:
+            _console.print("make demo ARGS=--console shows them in a browser.", highlight=False)
+    return code
+
+
+def _judge(alerts: Sequence[Alert], seconds: dict[str, float], provider: str) -> int:
     with _stage("evaluate against the labelled visits", seconds, "evaluate"):
         _call(
             # The first frame published is the last of an earlier visit, which is not one to be found.
@@ -150,6 +161,19 @@ def _conclude(ended: Sequence[Alert], seconds: Mapping[str, float], provider: st
     return 0 if good else 1
 
 
+def _show_console(servers: str) -> None:
+    """Serve the console on what was recorded, until Ctrl-C."""
+    files = "--database", str(OUT / "console.sqlite"), "--bundle", str(OUT / "bundle")
+    command = python_command("worker", "console", "--bootstrap-servers", servers, *files)
+    with ended_at_exit(subprocess.Popen(command)) as child:
+        _console.print("Open http://127.0.0.1:8460/ in a browser; Ctrl-C ends it and Kafka.", highlight=False)
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            return
+    raise DemoError(f"the console ended with {code}")
+
+
 def _visits() -> list[tuple[int, int]]:
     with VISITS.open(newline="", encoding="utf-8") as file:
         return [(int(row["first_frame"]), int(row["last_frame"])) for row in csv.DictReader(file)]
@@ -192,7 +216,7 @@ class _AlertWatcher:
             python_command("worker", "alerts", "--from-beginning", "--json", "--bootstrap-servers", servers),
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        self._alerts: list[Alert] = []
+        self._alerts: list[AnyAlert] = []
         self._thread = Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> "_AlertWatcher":
@@ -204,7 +228,7 @@ class _AlertWatcher:
             pass
         self._thread.join(_STOP_SECONDS)
 
-    def finish(self, count: int) -> list[Alert]:
+    def finish(self, count: int) -> list[AnyAlert]:
         """Wait until so many alerts have come, and return them in order."""
         ends_at = time.monotonic() + _STOP_SECONDS
         while time.monotonic() < ends_at and len(self._alerts) < count:
@@ -220,9 +244,12 @@ class _AlertWatcher:
             for line in pipe:
                 file.write(line)
                 file.flush()
-                alert = Alert.model_validate_json(line)
+                alert = read_alert(line)
                 self._alerts.append(alert)
-                _say_alert(alert)
+                if isinstance(alert, Alert):
+                    _say_alert(alert)
+                else:
+                    _console.print(f"  [yellow]alert[/] {describe(alert)}", highlight=False)
 
 
 def _say_alert(alert: Alert) -> None:
