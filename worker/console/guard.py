@@ -104,7 +104,6 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: ConsoleSettings) -> None:
         self._app = app
         self._auth = settings.auth
-        self._exposed = settings.is_exposed
         self._is_tls = settings.tls_certfile is not None
         self._cookie = "__Host-framewatch" if self._is_tls else "framewatch"
         self._networks = [ipaddress.ip_network(one, strict=False) for one in settings.auth.proxy_addresses]
@@ -178,14 +177,21 @@ class Guard:
         return answer
 
     def _let_in_by_proxy(self, request: Request) -> Response | None:
-        address = ipaddress.ip_address(request.client.host) if request.client else None
-        if address is None or not any(address in network for network in self._networks):
+        if not self._is_proxy(request.client.host if request.client else ""):
             return _refused(403, "this console is reached through its proxy")
         names = request.headers.getlist(self._auth.proxy_header)
         if len(names) != 1 or not 0 < len(names[0]) <= MAX_NAME:
             return _refused(401, "the proxy does not say who this is")
         request.scope["user"] = printable(names[0])[:MAX_NAME]
         return None
+
+    def _is_proxy(self, host: str) -> bool:
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return any((mapped or address) in network for network in self._networks)
 
 
 def _is_of_own_page(headers: Headers) -> bool:
