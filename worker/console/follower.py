@@ -16,7 +16,7 @@ from contract.errors import FramewatchError
 from contract.steady_consumer import SteadyConsumer, UnreadableRecordError
 from worker.console.queries import Answer
 from worker.console.reading import MalformedError, Row
-from worker.console.store import Store
+from worker.console.store import Changes, Store
 from worker.kafka_clients import mapped_errors, open_reader
 from worker.settings import KafkaSettings
 
@@ -54,7 +54,7 @@ class Follower:
         topics: What to read.
         source: What the rows are of, beside the cluster; rows of another source are dropped.
         store: Where rows go.
-        on_change: Called after each write, from the follower's thread, with the ids of events that may have changed.
+        on_change: Called after each write, from the follower's thread.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Follower:
         topics: tuple[Followed, ...],
         source: str,
         store: Store,
-        on_change: Callable[[set[str]], None],
+        on_change: Callable[[Changes], None],
     ) -> None:
         self._kafka = kafka
         self._topics = {topic.name: topic for topic in topics}
@@ -132,8 +132,10 @@ class Follower:
                 if looked_at is None or self._turned_at - looked_at > due_seconds:
                     with mapped_errors(self._kafka):
                         self._assign(consumer)
-                    looked_at, self._consumer = self._turned_at, consumer
-                if self._state["missing"] == list(self._topics):
+                    looked_at = self._turned_at
+                is_idle = self._state["missing"] == list(self._topics)
+                self._consumer = None if is_idle else consumer
+                if is_idle:
                     self._ended.wait(_POLL_MS / 1000)
                     continue
                 self._turn(consumer)

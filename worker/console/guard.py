@@ -131,8 +131,8 @@ class Guard:
     def _refusal(self, request: Request) -> Response | None:
         """The answer to a request that may not go further whoever sends it."""
         headers = request.headers
-        is_local_name = is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or "")
-        if self._auth.kind == "none" and request.url.path not in _OPEN and not is_local_name:
+        is_local_name = is_loopback(_host_of(f"//{headers.get('host', '')}"))
+        if self._auth.kind == "none" and request.scope["path"] not in _OPEN and not is_local_name:
             return _refused(421, "ask for this console as localhost or 127.0.0.1")
         if request.method in {"GET", "HEAD"}:
             return None
@@ -146,7 +146,7 @@ class Guard:
 
     async def _own_answer(self, request: Request) -> Response | None:
         """The answer that is the guard's to give; None for one who is let in, whose name the request then holds."""
-        path = request.url.path
+        path = request.scope["path"]
         if path in _OPEN:
             return None
         if self._auth.kind == "proxy":
@@ -167,11 +167,11 @@ class Guard:
     async def _log_in(self, request: Request, sessions: Sessions) -> Response:
         address = request.client.host if request.client else ""
         if sessions.is_locked(address):
-            return RedirectResponse("/login?later", 303)
+            return RedirectResponse("/login#later", 303)
         fields = parse_qs((await request.body()).decode(errors="replace"), max_num_fields=4)
         cookie = sessions.begin(fields.get("token", [""])[0].strip(), address)
         if cookie is None:
-            return RedirectResponse("/login?wrong", 303)
+            return RedirectResponse("/login#wrong", 303)
         answer = RedirectResponse("/", 303)
         answer.set_cookie(self._cookie, cookie, httponly=True, samesite="strict", secure=self._is_tls)
         return answer
@@ -199,7 +199,14 @@ def _is_of_own_page(headers: Headers) -> bool:
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:
         return site == "same-origin"
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+    return origin is None or origin.partition("://")[2] == headers.get("host")
+
+
+def _host_of(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _refused(status: int, reason: str) -> Response:

@@ -10,10 +10,10 @@ from typing import Final
 from worker.console.cameras import list_cameras
 from worker.console.follower import Follower
 from worker.console.hub import Hub
-from worker.console.queries import Answer, counts, list_events_by_id
+from worker.console.queries import Answer, counts, list_events_by_id, list_notices
 from worker.console.schema import reading
 from worker.console.settings import ConsoleSettings
-from worker.console.store import Store
+from worker.console.store import Changes, Store
 from worker.console.workers import WorkerWatch
 
 STATUS_EVERY_SECONDS: Final = 2.0
@@ -71,9 +71,10 @@ class Pulse:
                 "passed_over": counts(connection),
             }
 
-    def on_change(self, event_ids: set[str]) -> None:
-        """Tell the pages of events that may have changed; many at once are read anew in place of being told."""
-        if not self._hub.is_heard or not event_ids:
+    def on_change(self, changes: Changes) -> None:
+        """Tell the pages what may have changed; many events at once are read anew in place of being told."""
+        event_ids, has_notices = changes
+        if not self._hub.is_heard or not (event_ids or has_notices):
             return
         if len(event_ids) > _MOST_NEWS:
             self._hub.tell("resync", None)
@@ -81,6 +82,8 @@ class Pulse:
         with reading(self._settings.database) as connection:
             for event in list_events_by_id(connection, sorted(event_ids)):
                 self._hub.tell("event", event)
+            if has_notices:
+                self._hub.tell("notices", list_notices(connection))
 
     def _run(self) -> None:
         prune_at = time.monotonic()

@@ -113,7 +113,7 @@ def curve(connection: sqlite3.Connection, camera_id: str, from_ms: int, to_ms: i
         "SELECT at_ms, score, threshold FROM minutes WHERE camera = :camera AND at_ms >= :start AND at_ms < :raw "
         "UNION ALL "
         "SELECT at_ms, score, threshold FROM scores WHERE camera = :camera AND at_ms >= :raw AND at_ms <= :end"
-        ") GROUP BY at_ms / :stretch ORDER BY at_ms",
+        ") GROUP BY at_ms / :stretch ORDER BY min(at_ms)",
         {
             "camera": number, "start": from_ms - from_ms % MINUTE_MS, "raw": first_raw, "end": to_ms,
             "stretch": stretch_ms,

@@ -96,7 +96,9 @@ def open_writer(path: Path) -> sqlite3.Connection:
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the database for the reads of one request; they see one state of it."""
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS, check_same_thread=False
+    )
     connection.row_factory = sqlite3.Row
     connection.isolation_level = None
     try:

@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from worker.console.reading import AlertRow, NoticeRow, Row, ScoreRow, VerdictRow
 from worker.console.schema import open_writer
@@ -49,6 +49,18 @@ _UPSERT_VERDICT: Final = (
     "ON CONFLICT (event_id, camera_id) DO UPDATE SET verdict = excluded.verdict, note = excluded.note, "
     "at_ms = excluded.at_ms, by = excluded.by, told_at_ms = excluded.told_at_ms"
 )
+
+
+class Changes(NamedTuple):
+    """What a write may have changed.
+
+    Attributes:
+        event_ids: Events whose row, pictures or verdict it may be.
+        has_notices: Whether there were alerts that are of no anomaly.
+    """
+
+    event_ids: set[str]
+    has_notices: bool
 
 
 class Store:
@@ -98,15 +110,12 @@ class Store:
             rows = self._connection.execute("SELECT topic, partition, next FROM offsets").fetchall()
         return {(topic, partition): following for topic, partition, following in rows}
 
-    def apply(self, rows: Sequence[Row], offsets: Mapping[Place, int], malformed: Mapping[str, int]) -> set[str]:
-        """Write rows, counts of what was passed over, and offsets, all or nothing.
-
-        Returns:
-            Ids of the events whose row or verdict may have changed.
-        """
+    def apply(self, rows: Sequence[Row], offsets: Mapping[Place, int], malformed: Mapping[str, int]) -> Changes:
+        """Write rows, counts of what was passed over, and offsets, all or nothing; says what may have changed."""
         with self._lock, self._transaction() as connection:
             changed = {row.event_id for row in rows if isinstance(row, AlertRow) and _put_alert(connection, row)}
-            connection.executemany(_UPSERT_NOTICE, [row for row in rows if isinstance(row, NoticeRow)])
+            notices = [row for row in rows if isinstance(row, NoticeRow)]
+            connection.executemany(_UPSERT_NOTICE, notices)
             verdicts = [row for row in rows if isinstance(row, VerdictRow)]
             connection.executemany(_UPSERT_VERDICT, verdicts)
             changed |= {row.event_id for row in verdicts}
@@ -120,7 +129,7 @@ class Store:
                 "INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)",
                 [(topic, partition, following) for (topic, partition), following in offsets.items()],
             )
-        return changed
+        return Changes(changed, bool(notices))
 
     def prune(self, now_ms: int, retention_days: float, raw_score_hours: float, max_bytes: int) -> bool:
         """Delete some of what is too old, or too much; returns whether there may be more, so call it again soon."""

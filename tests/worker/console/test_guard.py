@@ -51,7 +51,7 @@ def test_every_answer_has_the_security_headers(console, path):
     assert "server" not in headers
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", "", "[::2]"])
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", "", "[::2]", "[", "[x]:1"])
 def test_without_authentication_only_a_loopback_name_is_answered(console, host):
     with console.client() as client:
         for path in CLOSED:
@@ -119,8 +119,8 @@ def test_a_wrong_token_is_no_login_and_five_of_them_wait(guarded):
     with guarded.client() as client:
         for _ in range(5):
             answer = client.post("/login", data={"token": TOKEN[:-1]})
-            assert (answer.headers["location"], answer.headers.get("set-cookie")) == ("/login?wrong", None)
-        assert client.post("/login", data={"token": TOKEN}).headers["location"] == "/login?later"
+            assert (answer.headers["location"], answer.headers.get("set-cookie")) == ("/login#wrong", None)
+        assert client.post("/login", data={"token": TOKEN}).headers["location"] == "/login#later"
     with guarded.client(peer="127.0.0.2") as client:
         assert client.post("/login", data={"token": TOKEN}).headers["location"] == "/"
 

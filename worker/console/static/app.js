@@ -167,4 +167,3 @@ listen({
   notices: drawNotices,
   resync: () => readAll().catch(complain),
 }, showLive);
-setInterval(() => get("/api/notices").then(drawNotices).catch(() => {}), 15_000);

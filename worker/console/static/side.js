@@ -109,6 +109,8 @@ function drawBanner(topics) {
 }
 
 function keepFocus(list, nodes) {
+  // A press that has begun on a card shall end on it.
+  if (list.querySelector(":active")) return;
   const key = list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   fill(list, nodes);
   if (key !== null) [...list.querySelectorAll("[data-key]")].find((node) => node.dataset.key === key)?.focus({ preventScroll: true });
