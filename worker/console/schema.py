@@ -111,9 +111,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 def _connect(path: Path) -> sqlite3.Connection:
     # Pictures of people stand in it: its owner's alone, and its write-ahead log takes the same mode.
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None)
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    return connection
+    return sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None)
 
 
 def _version(connection: sqlite3.Connection) -> str | None:
@@ -131,6 +129,8 @@ def _version(connection: sqlite3.Connection) -> str | None:
 
 
 def _create(connection: sqlite3.Connection) -> None:
+    # Before the file has its first page, and so before the mode of the journal is written into it.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.executescript(f"BEGIN;{_TABLES}COMMIT;")
     connection.execute("INSERT INTO meta VALUES ('version', ?)", (SCHEMA_VERSION,))

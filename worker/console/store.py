@@ -150,8 +150,8 @@ class Store:
                         "AND number NOT IN (SELECT camera FROM scores)"
                     )
                     self._cameras = dict(connection.execute("SELECT camera_id, number FROM cameras"))
-            # A pragma that does nothing within a transaction; each row that it gives is a page given back.
-            self._connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+            # As a script, since execute steps once, which gives one page back; within a transaction it does nothing.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
             return max(gone) >= _LEAST_ROWS or self._used_bytes() > max_bytes
 
     def _put_scores(self, rows: Sequence[ScoreRow]) -> int:

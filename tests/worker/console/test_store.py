@@ -223,7 +223,9 @@ def test_beyond_its_size_the_oldest_goes_first_and_the_file_shrinks(store, path)
         noise = cv2.imencode(".jpg", rng.integers(0, 255, (160, 240, 3), np.uint8))[1].tobytes()
         value = anomaly(number, at_ms=NOW + number * 1000, snapshot=picture(noise), heat_map=None)
         put(store, alerts(value, now=NOW + number * 1000 + 1))
+    store.close()
     before = path.stat().st_size
+    store = Store(path, max_cameras=10)
     prune(store, NOW + 200_000, most=before // 2)
     store.close()
     assert path.stat().st_size <= before * 0.6
