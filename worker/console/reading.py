@@ -119,7 +119,7 @@ class _Envelope(BaseModel):
 
     id: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     type: Annotated[str, Field(min_length=1, max_length=128)]
-    subject: Annotated[str, Field(max_length=MAX_TEXT)] = ""
+    subject: str = ""
     data: dict[str, Any] = Field(default_factory=dict)
 
 

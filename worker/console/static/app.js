@@ -11,7 +11,11 @@ const EVENT = /^#\/event\/([0-9a-f]{32})$/;
 const TOAST_MS = 5_000;
 const SEARCH_AFTER_MS = 250;
 
-const about = await get("/api/about");
+const about = await get("/api/about").catch((error) => {
+  fill(byId("banner"), `The console does not answer as it should: ${error.message}. Load the page again.`);
+  byId("banner").hidden = false;
+  throw error;
+});
 const filters = byId("filters");
 const detail = new Detail(toast, about);
 const list = new EventList(() => {});

@@ -7,7 +7,8 @@ import { duration, moment, number, plural, probability } from "./format.js";
 import { verdictMark } from "./list.js";
 
 const AROUND_MS = 60_000;
-const RANGES = [["event", 0], ["1 h", 3_600_000], ["6 h", 21_600_000], ["24 h", 86_400_000]];
+const DAY_MS = 86_400_000;
+const RANGES = [["event", 0], ["1 h", 3_600_000], ["6 h", 21_600_000], ["24 h", DAY_MS]];
 const CURVE_EVERY_MS = 5_000;
 
 export class Detail {
@@ -183,11 +184,12 @@ export class Detail {
   }
 
   bounds() {
-    const { started_at_ms: start, ended_at_ms: end, sorted_at_ms: sorted } = this.event;
-    const last = end ?? Date.now();
-    if (this.span === 0) return [sorted - AROUND_MS, Math.max(last, start, sorted) + AROUND_MS];
-    const middle = Math.min(Date.now(), sorted + this.span / 2);
-    return [middle - this.span, middle];
+    const { ended_at_ms: end, sorted_at_ms: start } = this.event;
+    // Whatever an alert says of its end, a day is shown at the most.
+    const last = Math.min(Math.max(end ?? Date.now(), start), start + DAY_MS);
+    if (this.span === 0) return [start - AROUND_MS, last + AROUND_MS];
+    const to = Math.min(Date.now(), start + this.span / 2);
+    return [to - this.span, to];
   }
 
   async loadCurve() {
