@@ -130,7 +130,7 @@ def test_a_broker_that_is_gone_is_said_and_waited_for(tmp_path):
             with pytest.raises(HTTPError) as refused:
                 deployment.get("/readyz")
             refused.value.close()
-            broker.start()
+            broker.restart()
             wait_until(lambda: deployment.get("/api/status")["topics"][0]["state"] == "following")
             deployment.send("alerts", anomaly(2))
             wait_until(lambda: len(deployment.events()) == 2)
