@@ -23,8 +23,8 @@ def list_cameras(connection: sqlite3.Connection, now_ms: int, silent_seconds: fl
         for number, camera_id in connection.execute("SELECT number, camera_id FROM cameras ORDER BY camera_id")
     }
     events = connection.execute(
-        "SELECT camera_id, count(*) AS events_a_day, sum(state != 'ended') AS open_events FROM events "
-        "WHERE sorted_at_ms >= ? GROUP BY camera_id",
+        "SELECT camera_id, sum(sorted_at_ms >= ?) AS events_a_day, sum(state != 'ended') AS open_events FROM events "
+        "GROUP BY camera_id",
         (now_ms - _DAY_MS,),
     )
     for row in events:

@@ -138,7 +138,9 @@ const KEYS = {
 function onKey(press) {
   if (press.ctrlKey || press.metaKey || press.altKey || byId("help").open) return;
   const at = press.target;
-  if (at.matches("input:not([type=checkbox]), textarea, select")) {
+  // A slider takes arrows alone, what is written into takes all.
+  if (at.matches("input[type=range]") && press.key.startsWith("Arrow")) return;
+  if (at.matches("input:not([type=checkbox], [type=range]), textarea, select")) {
     if (press.key === "Escape") at.blur();
     return;
   }

@@ -121,7 +121,7 @@ export class Detail {
     const shape = (load) => {
       const { naturalWidth: width, naturalHeight: height } = load.target;
       picture.style.aspectRatio = `${width} / ${height}`;
-      picture.style.width = `min(100%, calc(52vh * ${width} / ${height}))`;
+      picture.style.width = `min(100%, calc(46vh * ${width} / ${height}))`;
     };
     picture.append(
       ...[
@@ -276,7 +276,8 @@ export class Detail {
       el("td", {}, number(camera.scores, 0)), el("td", {}, camera.from_ms === null ? "" : moment(camera.from_ms))));
     const head = ["camera", `events at ${number(threshold)}`, "events now", "threshold now", "scores held", "since"];
     return [
-      el("table", {}, el("thead", {}, el("tr", {}, head.map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, rows)),
+      el("div", { className: "wide", role: "region", "aria-label": "Events at another threshold", tabIndex: 0 },
+        el("table", {}, el("thead", {}, el("tr", {}, head.map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, rows))),
       el("p", { className: "quiet" },
         ruleOf ? ["Rule of bundle ", el("bdi", {}, ruleOf)] : "Rule of the settings; name the bundle with --bundle for its own",
         `: ${plural(rule.min_frames, "frame")} to begin, ${rule.gap_frames} below release to end.`),

@@ -47,9 +47,9 @@ function drawCameras({ cameras, now_ms: now }, filteredCamera, onCamera) {
         el("span", { className: `quiet small ${kind}` }, text)),
       camera.last_score !== null && meter,
       el("span", { className: "line quiet small" },
-        camera.last_score !== null && `score ${number(camera.last_score)} of ${number(camera.threshold)}`,
-        el("span", { className: "push" }, plural(camera.events_a_day, "event"), " a day",
-          camera.open_events ? `, ${camera.open_events} open` : ""))));
+        camera.last_score !== null && el("span", { title: "Latest score and threshold" }, `${number(camera.last_score)} / ${number(camera.threshold)}`),
+        el("span", { className: "push", title: "Events of the last 24 hours" }, `${number(camera.events_a_day, 0)} in 24 h`,
+          camera.open_events > 0 && [", ", el("span", { className: "bad" }, `${number(camera.open_events, 0)} open`)]))));
   }));
 }
 
@@ -65,18 +65,18 @@ function drawWorkers(workers) {
     el("li", { className: "card" },
       el("div", { className: "line" }, el("span", { className: `dot ${worker.is_up ? "good" : "bad"}`, "aria-hidden": "true" }),
         el("span", { className: "camera" }, new URL(worker.address).host),
-        worker.is_up ? el("span", { className: "quiet small" }, worker.provider) : el("span", { className: "bad small" }, "does not answer")),
+        worker.is_up ? el("span", { className: "quiet small" }, worker.provider) : el("span", { className: "bad small" }, "down")),
       worker.is_up ? figures(worker) : el("div", { className: "quiet small" }, worker.error))),
   !workers.length && el("li", { className: "empty small" },
     "No worker is named. Start the console with --worker-metrics http://HOST:9464/metrics, once for each."));
 }
 
 function figures(worker) {
-  const rate = worker.frames_per_second === null ? "–" : number(worker.frames_per_second, 1);
+  const rate = worker.frames_per_second === null ? "–" : number(worker.frames_per_second, worker.frames_per_second < 10 ? 1 : 0);
   return [
     el("div", { className: "line figures" },
       el("span", {}, el("strong", {}, rate), " frames/s"),
-      worker.rates.length > 1 && sparkline(worker.rates),
+      worker.rates.length > 1 && sparkline(worker.rates, 56),
       el("span", { className: "push" }, el("strong", { className: worker.lag_frames > 500 ? "bad" : "" }, number(worker.lag_frames, 0)), " behind")),
     el("div", { className: "quiet small" },
       [
