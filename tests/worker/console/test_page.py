@@ -111,8 +111,6 @@ def test_the_heat_map_lies_over_the_snapshot_as_the_slider_says(page, deployment
     assert opacity(page) == pytest.approx(0.6)
     page.locator("#heat-slider").fill("25")
     assert opacity(page) == pytest.approx(0.25)
-    page.keyboard.press("Escape")
-    page.locator("#detail").focus()
     page.keyboard.press("m")
     page.wait_for_function("getComputedStyle(document.getElementById('heat')).opacity === '0'")
     box = page.locator(".boxes rect").bounding_box()

@@ -123,7 +123,8 @@ function changeTheme() {
 }
 
 function step(by) {
-  const event = list.neighbour(by);
+  // By the address, which changes at once; the list follows it a moment later.
+  const event = list.neighbour(shownEvent(), by);
   if (event) open(event.event_id);
 }
 

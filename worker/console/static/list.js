@@ -78,9 +78,9 @@ export class EventList {
     );
   }
 
-  /** The event so many rows after the selected one. */
-  neighbour(step) {
-    const at = this.events.findIndex((one) => one.event_id === this.selected);
+  /** The event so many rows after a named one; the first where that one is not listed. */
+  neighbour(eventId, step) {
+    const at = this.events.findIndex((one) => one.event_id === eventId);
     if (at < 0) return this.events[0];
     return this.events[Math.min(this.events.length - 1, Math.max(0, at + step))];
   }
