@@ -110,8 +110,8 @@ def curve(connection: sqlite3.Connection, camera_id: str, from_ms: int, to_ms: i
     first_raw = to_ms if first_raw is None else max(from_ms, first_raw)
     found = connection.execute(
         "SELECT min(at_ms), max(score), max(threshold) FROM ("
-        "SELECT at_ms, score, threshold FROM minutes WHERE camera = :camera AND at_ms >= :start AND at_ms < :raw_minute "
-        "UNION ALL "
+        "SELECT at_ms, score, threshold FROM minutes "
+        "WHERE camera = :camera AND at_ms >= :start AND at_ms < :raw_minute UNION ALL "
         "SELECT at_ms, score, threshold FROM scores WHERE camera = :camera AND at_ms >= :raw AND at_ms <= :end"
         ") GROUP BY at_ms / :stretch ORDER BY min(at_ms)",
         {
