@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.worker.console.records import NOW, anomaly, health, jpeg, picture, record, said, score
+from contract.alert import CameraData, make_camera_alert
+from tests.worker.console.records import DIGEST, NOW, anomaly, event_id, health, jpeg, picture, record, said, score
 from worker.console.reading import (
     MAX_ALERT_BYTES,
     MAX_PICTURE_BYTES,
@@ -95,6 +96,19 @@ def test_a_health_alert_is_a_notice_of_its_camera():
     row = read_alert(record(health("yard", "blind", ended_at_ms=NOW + 5)), NOW)
     assert isinstance(row, NoticeRow)
     assert (row.camera_id, row.state, row.ended_at_ms, row.notice_id) == ("yard", "blind", NOW + 5, "h1")
+
+
+@pytest.mark.parametrize("ended_at_ms", [None, NOW + 500])
+def test_what_a_worker_tells_of_a_camera_is_its_notice(ended_at_ms):
+    frames = {"topic": "frames", "partition": 0, "first_offset": 1, "last_offset": 9}
+    bundle = {"name": "room", "version": "1", "digest": DIGEST}
+    data = CameraData(
+        event_id=event_id(1), camera_id="door", state="covered", started_at_ms=NOW - 500, ended_at_ms=ended_at_ms,
+        snapshot=None, frames=frames, bundle=bundle, rule_version="1",
+    )  # fmt: skip
+    row = read_alert(record(make_camera_alert(NOW, data).to_json()), NOW)
+    assert (row.camera_id, row.state, row.notice_id) == ("door", "covered", event_id(1))
+    assert (row.sorted_at_ms, row.ended_at_ms) == (NOW - 500, ended_at_ms)
 
 
 def test_an_unknown_alert_is_a_notice_in_plain_characters():
