@@ -123,9 +123,10 @@ def curve(connection: sqlite3.Connection, camera_id: str, from_ms: int, to_ms: i
 
 
 def raw_scores(connection: sqlite3.Connection, camera_id: str, limit: int) -> list[tuple[int, float]]:
-    """A camera's latest raw scores with their capture times, in order of capture."""
+    """A camera's latest raw scores with their capture times, in order of capture; those that do not count as normal."""
     rows = connection.execute(
-        "SELECT at_ms, score FROM scores WHERE camera = ? ORDER BY at_ms DESC, partition DESC, offset DESC LIMIT ?",
+        "SELECT at_ms, iif(counts, score, -100) FROM scores WHERE camera = ? "
+        "ORDER BY at_ms DESC, partition DESC, offset DESC LIMIT ?",
         (_number(connection, camera_id), limit),
     ).fetchall()
     return [(row[0], row[1]) for row in reversed(rows)]

@@ -78,7 +78,7 @@ class NoticeRow(NamedTuple):
 
 
 class ScoreRow(NamedTuple):
-    """One frame's score."""
+    """One frame's score; ``counts`` is whether it counts for events, which that of an unwell camera does not."""
 
     camera_id: str
     at_ms: int
@@ -86,6 +86,7 @@ class ScoreRow(NamedTuple):
     offset: int
     score: float
     threshold: float
+    counts: bool = True
 
 
 class VerdictRow(NamedTuple):
@@ -112,6 +113,7 @@ class _Score(BaseModel):
     captured_at_ms: int
     anomaly_score: float
     threshold: float
+    counts: bool = True
 
 
 class _Envelope(BaseModel):
@@ -153,7 +155,9 @@ def read_score(record: Any, now_ms: int) -> ScoreRow:  # noqa: ANN401
     except ValidationError as error:
         raise MalformedError("score") from error
     at_ms = _plausible_ms(score.captured_at_ms, _told_at_ms(record, now_ms))
-    return ScoreRow(score.camera_id, at_ms, score.partition, score.offset, score.anomaly_score, score.threshold)
+    return ScoreRow(
+        score.camera_id, at_ms, score.partition, score.offset, score.anomaly_score, score.threshold, score.counts
+    )
 
 
 def read_verdict(record: Any, now_ms: int) -> VerdictRow:  # noqa: ANN401

@@ -43,7 +43,7 @@ CREATE INDEX verdicts_by_told ON verdicts (told_at_ms);
 CREATE TABLE cameras (number INTEGER PRIMARY KEY, camera_id TEXT NOT NULL UNIQUE);
 CREATE TABLE scores (
   camera INTEGER, at_ms INTEGER, partition INTEGER, offset INTEGER, score REAL NOT NULL, threshold REAL NOT NULL,
-  PRIMARY KEY (camera, at_ms, partition, offset)
+  counts INTEGER NOT NULL, PRIMARY KEY (camera, at_ms, partition, offset)
 ) WITHOUT ROWID;
 CREATE TABLE minutes (
   camera INTEGER, at_ms INTEGER, score REAL NOT NULL, threshold REAL NOT NULL, PRIMARY KEY (camera, at_ms)

@@ -159,8 +159,11 @@ class Store:
         taken = [(self._camera(row.camera_id), row) for row in rows]
         numbered = [(number, row) for number, row in taken if number is not None]
         self._connection.executemany(
-            "INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?)",
-            [(number, row.at_ms, row.partition, row.offset, row.score, row.threshold) for number, row in numbered],
+            "INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (number, row.at_ms, row.partition, row.offset, row.score, row.threshold, row.counts)
+                for number, row in numbered
+            ],
         )
         minutes: dict[tuple[int, int], tuple[float, float]] = {}
         for number, row in numbered:

@@ -42,12 +42,12 @@ def anomaly(number=1, transition="started", camera_id="door", *, update=0, at_ms
     return make_alert(transition, update, at_ms, AnomalyData.model_validate_json(json.dumps(data))).to_json()
 
 
-def score(offset, value, camera_id="door", at_ms=None, threshold=3.0):
+def score(offset, value, camera_id="door", at_ms=None, threshold=3.0, **more):
     """The bytes of a score."""
     return json.dumps({
         "camera_id": camera_id, "topic": "frames", "partition": 0, "offset": offset,
         "captured_at_ms": NOW + 200 * offset if at_ms is None else at_ms, "anomaly_score": value,
-        "threshold": threshold, "is_anomalous": value >= threshold,
+        "threshold": threshold, "is_anomalous": value >= threshold, **more,
     }).encode()  # fmt: skip
 
 

@@ -98,6 +98,18 @@ def test_the_what_if_counts_the_events_that_the_rule_makes(make_console, thresho
     assert answer["rule_of"] is None
 
 
+def test_the_what_if_passes_over_what_does_not_count(make_console):
+    console = make_console(event_rule=EventRule(min_frames=2, gap_frames=1))
+    loud = [score(number, 5.0, counts=number >= 20) for number in (*range(10), *range(20, 30))]
+    console.put(scores=[*loud, *(score(number, 1.0) for number in (*range(10, 20), *range(30, 40)))])
+    with console.client() as client:
+        (camera,) = client.get("/api/what-if", params={"threshold": 2}).json()["cameras"]
+        held = client.get("/api/curve", params={"camera": "door", "from_ms": NOW, "to_ms": NOW + 1900}).json()
+    assert (camera["events"], camera["scores"]) == (1, 40)
+    # The curve shows what was scored.
+    assert max(point[1] for point in held["points"]) == 5.0
+
+
 def test_the_what_if_takes_the_bundle_s_rule(make_console, tiny_bundle):
     from contract.manifest import open_bundle
 
