@@ -1,5 +1,6 @@
 """The worker's command line; the only place that reads settings and wires real clients."""
 
+import importlib.util
 import json
 import os
 import sys
@@ -209,6 +210,34 @@ def alerts(
         for value in values:
             if value is not None and table.add(value):
                 live.update(table.render())
+
+
+@app.command()
+def console(
+    config: Annotated[Path | None, typer.Option(help="YAML file of the console's settings.")] = None,
+    bootstrap_servers: Servers = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if not given.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port, 8460 if not given; 0 takes a free one.")] = None,
+    database: Annotated[Path | None, typer.Option(help="File of what it shows.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle in use, for the what-if's event rule.")] = None,
+    worker_metrics: Annotated[
+        list[str] | None, typer.Option(help="A worker's metrics, http://HOST:PORT/metrics; may be repeated.")
+    ] = None,
+) -> None:
+    """Serve a web page of alerts, scores, cameras and workers, until SIGTERM or Ctrl-C."""
+    missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"the console needs {' and '.join(missing)}; pip install framewatch[console]")
+    from worker.console.serve import run_console
+    from worker.console.settings import ConsoleSettings
+
+    flags = {
+        "kafka.bootstrap_servers": bootstrap_servers, "host": host, "port": port, "database": database,
+        "bundle": bundle, "worker_metrics": worker_metrics or None,
+    }  # fmt: skip
+    settings = load_settings(ConsoleSettings, file=config, flags=flags, environment=True)
+    set_up_logs(settings.log_format, settings.log_level)
+    run_console(settings)
 
 
 dead_letters = typer.Typer(

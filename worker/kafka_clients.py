@@ -4,7 +4,7 @@ import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -156,8 +156,12 @@ def require_topics(consumer: KafkaConsumer, topics: Sequence[str], kafka: KafkaS
             raise ConfigError(f"topic {topic} is not on {kafka.bootstrap_servers}; create it, or name another")
 
 
-def open_reader(kafka: KafkaSettings) -> KafkaConsumer:
+def open_reader(kafka: KafkaSettings, *, lost_place: Literal["earliest", "latest"] = "latest") -> SteadyConsumer:
     """Open a consumer of no group, which sees what committed transactions wrote.
+
+    Args:
+        kafka: The broker.
+        lost_place: Where reading goes on when the offset that comes next is no longer there.
 
     Raises:
         BrokerUnavailableError: No broker answers.
@@ -169,6 +173,7 @@ def open_reader(kafka: KafkaSettings) -> KafkaConsumer:
             group_id=None,
             enable_auto_commit=False,
             isolation_level="read_committed",
+            auto_offset_reset=lost_place,
             fetch_max_wait_ms=100,
             allow_auto_create_topics=False,
         )

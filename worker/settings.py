@@ -136,7 +136,7 @@ class KafkaSettings(FrozenModel):
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
             raise ValueError("ssl_certfile belongs with ssl_keyfile")
         if self.ssl_keyfile is not None:
-            _read_secret("ssl_keyfile", self.ssl_keyfile)
+            read_secret("ssl_keyfile", self.ssl_keyfile)
         if self.sasl_mechanism == "OAUTHBEARER":
             if self.sasl_token_file is None:
                 raise ValueError("sasl_mechanism OAUTHBEARER needs sasl_token_file")
@@ -163,7 +163,7 @@ class KafkaSettings(FrozenModel):
         """
         if self.sasl_password_file is None:
             return self.sasl_password
-        return SecretStr(_read_secret("sasl_password_file", self.sasl_password_file))
+        return SecretStr(read_secret("sasl_password_file", self.sasl_password_file))
 
     def token(self) -> str:
         """The bearer token, read from its file.
@@ -172,11 +172,19 @@ class KafkaSettings(FrozenModel):
             ValueError: The file cannot be read, or others than its owner may read it.
         """
         assert self.sasl_token_file is not None  # noqa: S101 - asked for where it is set
-        return _read_secret("sasl_token_file", self.sasl_token_file)
+        return read_secret("sasl_token_file", self.sasl_token_file)
 
 
-def _read_secret(name: str, file: Path) -> str:
-    """Read a file that its owner alone may read."""
+def read_secret(name: str, file: Path) -> str:
+    """Read a file that its owner alone may read.
+
+    Args:
+        name: The setting that names it, for the message.
+        file: The file.
+
+    Raises:
+        ValueError: It cannot be read, or others than its owner may read it.
+    """
     try:
         if file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
             raise ValueError(f"{name} {file} is readable by others; chmod 600 it")
