@@ -78,12 +78,11 @@ def build_bundle(
     """
     name = _check_target(out, name, overwrite=overwrite)
     checkpoint, samples = load_checkpoint(run), load_samples(run)
-    detector, calibration = checkpoint.detector, checkpoint.calibration
-    reference = copy.deepcopy(detector)
+    reference, calibration = checkpoint.detector, checkpoint.calibration
     if precision == "int8":
-        # Quantization moves every cell's error, so its statistics are set anew and the thresholds carried over.
-        detector, calibration = _recalibrated(detector, samples, calibration)
-    graphs = _export(detector, precision, samples)
+        graphs, calibration = _export_in_int8(reference, samples, calibration)
+    else:
+        graphs = _export(copy.deepcopy(reference), precision, samples)
     clips = np.concatenate([_evenly(part, _PARITY_CLIPS) for part in (samples.calibration, samples.disturbed)])
     runnable = {part: _runnable(getattr(graphs, part), part) for part in ("encoder", "decoder", "detector")}
     thresholds = (checkpoint.calibration.threshold, calibration.threshold)
@@ -106,7 +105,19 @@ def _check_target(out: Path, name: str | None, *, overwrite: bool) -> str:
     return name
 
 
-def _export(detector: Detector, precision: Precision, samples: Samples) -> _Graphs:
+def _export_in_int8(reference: Detector, samples: Samples, before: Calibration) -> tuple[_Graphs, Calibration]:
+    """Export in int8, with the comparator's inner layers where that loses little, and else without any of it."""
+    for comparator_too in (True, False):
+        # Quantization moves every cell's error, so its statistics are set anew and the thresholds carried over.
+        detector, calibration = _recalibrated(reference, samples, before, comparator_too=comparator_too)
+        graphs = _export(detector, "int8", samples, comparator_too=comparator_too)
+        with_pytorch, in_int8 = _aurocs(reference, _runnable(graphs.detector, "detector"), samples)
+        if with_pytorch - in_int8 <= _AUROC_LOSS_ACCEPTED["int8"]:
+            break
+    return graphs, calibration
+
+
+def _export(detector: Detector, precision: Precision, samples: Samples, *, comparator_too: bool = True) -> _Graphs:
     if precision == "fp16":
         detector = halved(detector)
     autoencoder = detector.autoencoder
@@ -119,10 +130,10 @@ def _export(detector: Detector, precision: Precision, samples: Samples) -> _Grap
         export_graph(autoencoder.decoder, latent, "latent", ["reconstruction"]),
         export_graph(detector, frames, "frames", ["anomaly_score", "anomaly_map"]),
     )
-    return _quantized(graphs, detector, samples) if precision == "int8" else graphs
+    return _quantized(graphs, detector, samples, comparator_too=comparator_too) if precision == "int8" else graphs
 
 
-def _quantized(graphs: _Graphs, detector: Detector, samples: Samples) -> _Graphs:
+def _quantized(graphs: _Graphs, detector: Detector, samples: Samples, *, comparator_too: bool) -> _Graphs:
     autoencoder = detector.autoencoder
     clips = _quantization_clips(samples)
     with torch.inference_mode():
@@ -135,19 +146,22 @@ def _quantized(graphs: _Graphs, detector: Detector, samples: Samples) -> _Graphs
     return _Graphs(
         quantized(graphs.encoder, feeds("images", images.numpy()), (0,)),
         quantized(graphs.decoder, feeds("latent", latents)),
-        quantized(graphs.detector, feeds("frames", clips), _layers_in_fp32(detector)),
+        quantized(graphs.detector, feeds("frames", clips), _layers_in_fp32(detector, comparator_too=comparator_too)),
     )
 
 
-def _layers_in_fp32(detector: Detector) -> tuple[int, ...]:
+def _layers_in_fp32(detector: Detector, *, comparator_too: bool) -> tuple[int, ...]:
     """Layers that stay in fp32, by their places among those that could be converted.
 
-    The encoder's first, whose few channels are slower in 8 bits; and of the comparator, the last layers, the first, in
-    which 8 bits cannot tell the small differences that it looks for, and the last, which would cut off high scores.
+    The encoder's first, whose few channels are slower in 8 bits; and of the comparator, the last layers, all or the
+    first, in which 8 bits cannot tell the small differences that it looks for, and the last, which would cut off high
+    scores.
     """
     layers = () if detector.comparator is None else detector.comparator.modules()
     compared = sum(isinstance(layer, nn.Conv2d) for layer in layers)
-    return (0, -compared, -1) if compared else (0,)
+    if not compared:
+        return (0,)
+    return (0, -compared, -1) if comparator_too else (0, *range(-compared, 0))
 
 
 def _quantization_clips(samples: Samples) -> npt.NDArray[np.uint8]:
@@ -156,20 +170,22 @@ def _quantization_clips(samples: Samples) -> npt.NDArray[np.uint8]:
     return np.concatenate([_evenly(samples.validation, _QUANTIZATION_CLIPS), few])
 
 
-def _recalibrated(detector: Detector, samples: Samples, before: Calibration) -> tuple[Detector, Calibration]:
+def _recalibrated(
+    detector: Detector, samples: Samples, before: Calibration, *, comparator_too: bool
+) -> tuple[Detector, Calibration]:
     scores_before = in_batches(_in_torch(detector), samples.calibration, _BATCH)[0]
     detector = copy.deepcopy(detector)
     with torch.inference_mode():
         frames = torch.from_numpy(np.concatenate([samples.validation[:1], samples.disturbed[:1]]))
         errors = export_graph(CellErrors(detector), frames, "frames", ["cell_errors"])
         feeds = [{"frames": clip[None]} for clip in _quantization_clips(samples)]
-        errors = quantized(errors, feeds, _layers_in_fp32(detector))
+        errors = quantized(errors, feeds, _layers_in_fp32(detector, comparator_too=comparator_too))
         mean, spread = cell_statistics(
             in_batches(_runnable(errors, "cell errors"), samples.validation, _BATCH)[0], detector.by_place
         )
         detector.cell_mean.copy_(torch.from_numpy(mean))
         detector.cell_spread.copy_(torch.from_numpy(spread))
-    graph = _runnable(_export(detector, "int8", samples).detector, "detector")
+    graph = _runnable(_export(detector, "int8", samples, comparator_too=comparator_too).detector, "detector")
     scores = in_batches(graph, samples.calibration, _BATCH)[0]
     if not np.isfinite(scores).all():
         raise ParityError("int8 scores are not finite; no bundle was written; build with --precision fp32")
@@ -221,10 +237,7 @@ def _runnable(model: onnx.ModelProto, part: str) -> Graph:
 
 def _quality(reference: Detector, graph: Graph, samples: Samples, precision: Precision) -> dict[str, float]:
     """AUROC between normal and disturbed clips, in PyTorch and in the graph."""
-    kinds = samples.calibration, samples.disturbed
-    runs = _in_torch(reference), graph
-    torch_scores, graph_scores = ([in_batches(run, clips, _BATCH)[0] for clips in kinds] for run in runs)
-    before, after = _auroc(*torch_scores), _auroc(*graph_scores)
+    before, after = _aurocs(reference, graph, samples)
     loss = before - after
     if precision != "fp32" and loss > _AUROC_LOSS_ACCEPTED[precision]:
         raise ParityError(
@@ -232,6 +245,13 @@ def _quality(reference: Detector, graph: Graph, samples: Samples, precision: Pre
             f"{_AUROC_LOSS_ACCEPTED[precision]} is accepted; no bundle was written"
         )
     return {"auroc_disturbed_pytorch": before, "auroc_disturbed": after, "auroc_loss": loss}
+
+
+def _aurocs(reference: Detector, graph: Graph, samples: Samples) -> tuple[float, float]:
+    kinds = samples.calibration, samples.disturbed
+    runs = _in_torch(reference), graph
+    torch_scores, graph_scores = ([in_batches(run, clips, _BATCH)[0] for clips in kinds] for run in runs)
+    return _auroc(*torch_scores), _auroc(*graph_scores)
 
 
 def _evenly(clips: npt.NDArray[np.uint8], most: int) -> npt.NDArray[np.uint8]:

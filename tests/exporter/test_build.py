@@ -111,13 +111,22 @@ def test_a_comparator_and_motion_are_exported_in_every_precision(comparing_run, 
     assert manifest.quality["auroc_loss"] <= {"fp32": 1e-4, "fp16": 0.002, "int8": 0.01}[precision]
 
 
-def test_int8_leaves_the_comparator_in_fp32(comparing_run, tmp_path):
+@pytest.mark.parametrize(("accepted", "layers"), [(1.0, [True, False, False, False, True]), (-1.0, [True] * 5)])
+def test_int8_leaves_the_comparator_s_outer_layers_in_fp32_and_all_where_that_loses_much(
+    comparing_run, tmp_path, monkeypatch, accepted, layers
+):
+    import exporter.build
+
+    # What is accepted in the end is not what is looked at here.
+    monkeypatch.setattr(exporter.build, "_quality", lambda *_given: {})
+    monkeypatch.setitem(exporter.build._AUROC_LOSS_ACCEPTED, "int8", accepted)
     build_bundle(comparing_run, tmp_path / "bundle", "int8")
     graph = onnx.load(tmp_path / "bundle" / "detector.onnx").graph
     fp32 = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
-    layers = [node.input[1] in fp32 for node in graph.node if node.op_type == "Conv"]
-    assert layers[-5:] == [True] * 5
-    assert not any(layers[:-5])
+    found = [node.input[1] in fp32 for node in graph.node if node.op_type == "Conv"]
+    assert found[-5:] == layers
+    assert found[0]
+    assert not any(found[1:-5])
 
 
 @pytest.mark.parametrize(("precision", "loss"), [("fp16", 0.002), ("int8", 0.01)])
