@@ -30,7 +30,9 @@ def servers(tmp_path_factory):
             }
         )  # fmt: skip
         first = make_camera_alert(1_795_536_986_639, data)
-        over = make_camera_alert(1_795_536_987_000, data.model_copy(update={"ended_at_ms": 1_795_536_987_000}))
+        over = make_camera_alert(
+            1_795_536_987_000, data.model_copy(update={"ended_at_ms": 1_795_536_987_000, "snapshot": None})
+        )
         anomaly = {
             "id": "e.started", "type": "framewatch.anomaly.started.v1", "subject": "yard",
             "time": "2026-11-26T12:00:00Z",
