@@ -47,7 +47,7 @@ from worker.settings import BatchSettings, KafkaSettings
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "live.md"
 QUANTILES: Final = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 _STARTS: Final = 5
-_SHORT_BACKLOG, _SHORT_SECONDS = 800, 10.0
+_SHORT_BACKLOG, _SHORT_SECONDS = 3000, 10.0
 _READY_SECONDS: Final = 60.0
 _LONGEST_SECONDS: Final = 3600.0
 _WORKERS: Final = (1, 2, 4)
