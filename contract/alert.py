@@ -258,16 +258,7 @@ def make_alert(transition: Transition, update: int, at_ms: int, data: AnomalyDat
         data: What is said.
     """
     suffix = f"{transition}.{update}" if transition == "updated" else transition
-    return Alert.model_validate(
-        {
-            "id": f"{data.event_id}.{suffix}",
-            "source": f"/framewatch/{data.frames.topic}/{data.frames.partition}",
-            "type": f"framewatch.anomaly.{transition}.v1",
-            "subject": data.camera_id,
-            "time": utc(at_ms),
-            "data": data,
-        }
-    )
+    return Alert.model_validate(_envelope(suffix, f"framewatch.anomaly.{transition}.v1", at_ms, data))
 
 
 def make_camera_alert(at_ms: int, data: CameraData) -> CameraAlert:
@@ -277,16 +268,19 @@ def make_camera_alert(at_ms: int, data: CameraData) -> CameraAlert:
         at_ms: Capture time of the frame at which it is said, ms since 1970.
         data: What is said.
     """
-    return CameraAlert.model_validate(
-        {
-            "id": f"{data.event_id}.{'started' if data.ended_at_ms is None else 'ended'}",
-            "source": f"/framewatch/{data.frames.topic}/{data.frames.partition}",
-            "type": f"framewatch.camera.{data.state}.v1",
-            "subject": data.camera_id,
-            "time": utc(at_ms),
-            "data": data,
-        }
-    )
+    suffix = "started" if data.ended_at_ms is None else "ended"
+    return CameraAlert.model_validate(_envelope(suffix, f"framewatch.camera.{data.state}.v1", at_ms, data))
+
+
+def _envelope(suffix: str, kind: str, at_ms: int, data: AnomalyData | CameraData) -> dict[str, Any]:
+    return {
+        "id": f"{data.event_id}.{suffix}",
+        "source": f"/framewatch/{data.frames.topic}/{data.frames.partition}",
+        "type": kind,
+        "subject": data.camera_id,
+        "time": utc(at_ms),
+        "data": data,
+    }
 
 
 def utc(milliseconds: int) -> datetime:

@@ -6,7 +6,7 @@ scores depend on it: for events they count as normal ones. Each condition is fol
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from contract.scene import Scene
 from worker.health_rule import HealthRule
 from worker.state import Condition, Place, UnwellCamera
 
-STATES: Final[tuple[HealthState, ...]] = ("black", "overexposed", "covered", "moved", "frozen")
+STATES: Final[tuple[HealthState, ...]] = get_args(HealthState)
 _THERE: Final = 0.5
 
 
