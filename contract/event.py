@@ -50,15 +50,16 @@ class EventRuleChanges(FrozenModel):
         return EventRule(**{**rule.model_dump(), **self.model_dump(exclude_none=True)})
 
 
-def rule_version(rule: EventRule, threshold: float, release_threshold: float) -> str:
+def rule_version(rule: EventRule, threshold: float, release_threshold: float, region: bytes = b"") -> str:
     """Name what makes events of scores, such as ``1-0f3a9c21``: the code's version and a digest of what is in force.
 
     Args:
         rule: The rule.
         threshold: Score from which a frame is anomalous.
         release_threshold: Score below which an open event begins to end.
+        region: Cells of the map that count, a byte each; empty where all do.
     """
-    text = f"{rule.model_dump_json()} {threshold!r} {release_threshold!r}"
+    text = f"{rule.model_dump_json()} {threshold!r} {release_threshold!r}{region.hex()}"
     return f"{RULE_VERSION}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

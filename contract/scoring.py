@@ -29,6 +29,7 @@ LEAST_SCALE: Final = 0.5
 """Scale of z over normal frames, at least: a few frames that hardly differ do not show how far others will."""
 
 _MAX_SCORE = 100.0
+_ENDS_AT_ONCE = 0.9
 _PRIOR_FRAMES = 20
 _SPREAD_FLOOR_SHARE = 0.1
 _LEAST_SPREAD = 1e-6
@@ -56,6 +57,13 @@ class Tail(FrozenModel):
     def score_at(self, p_value: float) -> float:
         """Score that a normal frame reaches with this probability, which is above 0 and below 1."""
         return float(z_to_score(self.location - self.scale * math.log(-math.log1p(-p_value))))
+
+    def release_score(self, gap_frames: int) -> float:
+        """Score that nine in ten stretches of normal frames, as long as an event's gap, stay below.
+
+        A lower release threshold would let normal footage hold an event open.
+        """
+        return self.score_at(1 - _ENDS_AT_ONCE ** (1 / (gap_frames + 1)))
 
 
 class Calibration(FrozenModel):
@@ -194,6 +202,11 @@ def fit_gumbel(z: Float64Array, least_scale: float) -> tuple[Float64Array, Float
     reduced_median, reduced_high = (-math.log(-math.log(share)) for share in (0.5, upper))
     scale = np.maximum((high - median) / (reduced_high - reduced_median), least_scale)
     return np.asarray(median - reduced_median * scale), np.asarray(scale)
+
+
+def least_scale_of_maxima(block_frames: int) -> float:
+    """Scale of the maxima of z over blocks of normal frames, at least; see `LEAST_SCALE`."""
+    return LEAST_SCALE / math.sqrt(1 + math.log(block_frames))
 
 
 def fit_tail(scores: npt.ArrayLike) -> Tail:

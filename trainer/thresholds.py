@@ -19,7 +19,6 @@ import numpy.typing as npt
 from contract.errors import TrainingError
 from contract.event import EventRule
 from contract.scoring import (
-    LEAST_SCALE,
     SECONDS_A_DAY,
     Calibration,
     Float64Array,
@@ -27,6 +26,7 @@ from contract.scoring import (
     event_threshold,
     fit_gumbel,
     fit_tail,
+    least_scale_of_maxima,
     score_to_z,
     z_to_score,
 )
@@ -38,7 +38,6 @@ _BLOCKS, _MAX_BLOCKS = 60, 2000
 _EVENTS_A_BLOCK = 0.05
 _LONGEST_SECONDS = 1.0
 _SHARE_SHOWN = 0.5
-_ENDS_AT_ONCE = 0.9
 _CORRELATION_LEFT = 0.05
 _MATERIAL_FALL = 0.1
 _CONFIDENCE = 0.95
@@ -86,8 +85,7 @@ def calibrate(
     z = _checked(stretches)
     together = z_to_score(np.concatenate(z))
     tail = fit_tail(together)
-    # Lower, normal footage alone would hold an event open.
-    release = tail.score_at(1 - _ENDS_AT_ONCE ** (1 / (gap_frames + 1)))
+    release = tail.release_score(gap_frames)
     durations = _durations([len(stretch) for stretch in z], frames_per_second, min_frames)
     memory = math.ceil(max(2 * correlation_frames(z), durations[-1] + gap_frames + 1))
     frames_an_event = frames_per_second * SECONDS_A_DAY / false_events_per_day
@@ -219,7 +217,7 @@ def _choose(
 ) -> _Level:
     """Fit the threshold of each duration to the blocks as they are and as they are drawn, and choose one."""
     drawn = np.random.default_rng(seed).integers(0, maxima.shape[1], (REPLICATES, maxima.shape[1]))
-    least_scale = LEAST_SCALE / math.sqrt(1 + math.log(length))
+    least_scale = least_scale_of_maxima(length)
 
     def thresholds(of: Float64Array) -> Float64Array:
         location, scale = fit_gumbel(of, least_scale)

@@ -45,16 +45,23 @@ def run(
     scores_topic: Annotated[str | None, typer.Option(help="Topic of one small record a frame.")] = None,
     provider: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
     threshold: Annotated[float | None, typer.Option(help="In place of the bundle's.")] = None,
+    cameras: Annotated[Path | None, typer.Option(help="File or folder of single cameras' settings.")] = None,
     http_port: Annotated[int | None, typer.Option(help="Port of metrics and probes; 0 takes a free one.")] = None,
 ) -> None:
     """Score frames from Kafka and publish alerts, until SIGTERM or Ctrl-C."""
-    settings = _worker_settings(config, bundle, bootstrap_servers, provider, {
+    flags = {
         "kafka.group_id": group_id, "kafka.scores_topic": scores_topic, "threshold": threshold, "http.port": http_port,
-    })  # fmt: skip
+        "cameras": cameras,
+    }  # fmt: skip
+
+    def load() -> WorkerSettings:
+        return _worker_settings(config, bundle, bootstrap_servers, provider, flags)
+
+    settings = load()
     set_up_logs(settings.log_format, settings.log_level)
     from worker.run import run_worker
 
-    run_worker(settings)
+    run_worker(settings, load, config)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from contract.alert import HealthState
 from contract.event import EventTracker, Transition
 from contract.scene import Scene
 from worker.health_rule import HealthRule
+from worker.profile import Terms
 from worker.state import Condition, Place, UnwellCamera
 
 STATES: Final[tuple[HealthState, ...]] = get_args(HealthState)
@@ -108,7 +109,7 @@ class CameraHealth:
                 yield Told("ended", state, one.first, one.last)
         self._followed.clear()
 
-    def state(self, camera_id: str, position: int) -> UnwellCamera | None:
+    def state(self, camera_id: str, position: int, terms: Terms) -> UnwellCamera | None:
         """What another one needs to go on, the camera's next frame being at a position; None where that is nothing."""
         conditions = []
         for state, one in self._followed.items():
@@ -118,7 +119,7 @@ class CameraHealth:
                 places = event.first - position, event.last - position
                 conditions.append(Condition(state, following.is_open, *places, one.first, one.last))
         frames_unwell = max(0, self._unwell_until - position + 1)
-        return UnwellCamera(camera_id, frames_unwell, tuple(conditions)) if conditions or frames_unwell else None
+        return UnwellCamera(camera_id, frames_unwell, tuple(conditions), terms) if conditions or frames_unwell else None
 
     def resume(self, state: UnwellCamera) -> None:
         """Go on from where another one was, the next frame at position 0."""

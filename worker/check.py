@@ -6,6 +6,7 @@ from typing import NamedTuple
 from contract.errors import BundleError, FramewatchError
 from contract.manifest import Bundle, open_bundle
 from contract.runtime import Detector
+from worker.cameras import Resolver
 from worker.kafka_clients import open_consumer, require_topics, require_uncompressed
 from worker.settings import WorkerSettings
 
@@ -25,7 +26,7 @@ class CheckLine(NamedTuple):
 
 
 def check_all(settings: WorkerSettings) -> Iterator[CheckLine]:
-    """Check settings, bundle, provider, broker and topics, in that order; later ones are tried whatever fails."""
+    """Check settings, bundle, provider, cameras, broker and topics, in that order; each is tried whatever fails."""
     yield CheckLine("settings", "valid", None)
     bundle: Bundle | None = None
 
@@ -46,7 +47,14 @@ def check_all(settings: WorkerSettings) -> Iterator[CheckLine]:
         return Detector(bundle, settings.provider, settings.threads).provider
 
     yield _try("bundle", see_bundle)
+
+    def see_cameras() -> str:
+        cameras = Resolver(lambda bundle: Detector(bundle, settings.provider, settings.threads)).resolve(settings)
+        return f"{cameras.known} known, {len(cameras.bundles)} bundles, unknown ones: {settings.unknown_cameras}"
+
     yield _try("provider", see_provider)
+    if settings.cameras is not None:
+        yield _try("cameras", see_cameras)
     yield from _check_broker(settings)
 
 

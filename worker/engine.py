@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from contract.alert import (
     Alert,
     AnomalyData,
     AnyAlert,
+    BundleReference,
     CameraAlert,
     CameraData,
     FrameReference,
@@ -27,17 +28,19 @@ from contract.alert import (
     make_event_id,
 )
 from contract.errors import FrameError
-from contract.event import Event, EventRule, EventTracker, Transition, rule_version
-from contract.frame import FrameLimits, decode_frame, read_frame_header
-from contract.manifest import Bundle
+from contract.event import Event, EventRule, EventTracker, Following, Transition, rule_version
+from contract.frame import FLOW_FRAMES, FrameLimits, decode_frame, read_frame_header
 from contract.scene import Scene
-from contract.scoring import FloatArray, anomalous_area, anomalous_boxes, severity
+from contract.scoring import FloatArray, Severity, anomalous_area, anomalous_boxes
 from contract.window import ClipWindow, ComingClip, frames_before
 from worker.camera_health import CameraHealth, Told
 from worker.cores import Crew, Started
 from worker.health_rule import HealthRule
 from worker.pictures import heat_map, snapshot
-from worker.state import CameraState, PartitionState, Place, UnwellCamera, pack, unpack
+from worker.profile import BatchScorer, Profile, ProfileOf, Terms, make_profile
+from worker.state import CameraState, PartitionState, Place, UnwellCamera, WarmUpState, pack, unpack
+from worker.warm_up import WarmUp
+from worker.zones import map_within, score_within
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ CLIPS_AT_ONCE: Final = 2
 """Clips of one run on a CPU: what the layers of more of them make does not fit its caches."""
 
 _READ_AT_ONCE: Final = 64
+_MOST_FRAMES_BEFORE: Final = 64 + FLOW_FRAMES
 _NORMAL_SCORE: Final = -100.0
 READ_BACK_FRAMES: Final = 4096
 """Frames of a partition that are read back at the most to fill its cameras' clips; a camera whose last frames lie
@@ -54,19 +58,6 @@ before them begins its clip anew. As many are read at the most for the picture o
 
 _READ_BACK_FOR_PEAKS: Final = 8 * READ_BACK_FRAMES
 """The same for all pending events of a partition together."""
-
-
-class BatchScorer(Protocol):
-    """What the engine needs of a detector."""
-
-    bundle: Bundle
-
-    @property
-    def scores_whole_batches(self) -> bool:
-        """Whether one call for a batch is better than several at once."""
-
-    def score(self, frames: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
-        """Score clips, uint8 (batch, clip_frames, height, width, channels): scores (batch,), maps (batch, r, c)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +88,9 @@ class Outcome:
     Attributes:
         frame: The frame.
         anomaly_score: None where the frame was rejected.
+        threshold: Score from which it is anomalous; None where the frame was rejected.
         is_anomalous: Whether the score reached the threshold and counts.
-        counts: Whether it counts for events; not where its camera was unwell.
+        counts: Whether it counts for events; not where its camera was unwell or warms up.
         error: Why the frame was rejected.
         alerts: What this frame told about events.
         trailing_bytes: Bytes after the picture's end marker; they were ignored.
@@ -106,6 +98,7 @@ class Outcome:
 
     frame: IncomingFrame
     anomaly_score: float | None = None
+    threshold: float | None = None
     is_anomalous: bool = False
     counts: bool = True
     error: FrameError | None = None
@@ -149,9 +142,18 @@ class _Camera:
     """What is kept of one camera between frames: a clip, a few numbers, and the peak frame of an open event."""
 
     camera_id: str
+    # Of the frames that are prepared.
+    scorer: BatchScorer
     window: ClipWindow
-    tracker: EventTracker
     health: CameraHealth
+    # Of the frames that are followed: what was given for them, what of it is in force, and under what is told.
+    given: Profile | None = None
+    profile: Profile | None = None
+    terms: Terms | None = None
+    tracker: EventTracker | None = None
+    # Of an event that goes on from what another engine kept.
+    resumed: CameraState | None = None
+    warm_up: WarmUp | None = None
     # Number of the batch that held the camera's last frame.
     batch: int = 0
     scored: int = 0
@@ -168,10 +170,12 @@ class _Picture(NamedTuple):
     Attributes:
         pixels: uint8 of shape (height, width, channels).
         trailing_bytes: Bytes after the picture's end marker.
+        profile: In force for the frame.
     """
 
     pixels: npt.NDArray[np.uint8]
     trailing_bytes: int
+    profile: Profile
 
 
 class _Decoded(NamedTuple):
@@ -181,14 +185,30 @@ class _Decoded(NamedTuple):
         camera: Whose it is.
         clip: That it ends.
         trailing_bytes: Bytes after the picture's end marker.
+        profile: In force for it.
     """
 
     camera: _Camera
     clip: ComingClip
     trailing_bytes: int
+    profile: Profile
 
 
-Scoring = Started[Sequence[ComingClip], tuple[FloatArray, FloatArray]]
+class _Part(NamedTuple):
+    """Clips that are scored by one call.
+
+    Attributes:
+        detector: That scores them.
+        places: Of each among the clips of its batch.
+        clips: The clips.
+    """
+
+    detector: BatchScorer
+    places: Sequence[int]
+    clips: Sequence[ComingClip]
+
+
+Scoring = Started[_Part, tuple[Sequence[int], FloatArray, FloatArray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +238,7 @@ class Engine:
     batches in their order.
 
     Args:
-        detector: Scores clips of frames.
+        detector: Scores clips of frames, of all cameras unless `use` says otherwise.
         threshold: In place of the bundle's.
         event_rule: In place of the bundle's.
         limits: What a frame may declare.
@@ -245,20 +265,12 @@ class Engine:
         crew: Crew | None = None,
         on_stage: Callable[[str, float], None] | None = None,
     ) -> None:
-        manifest = detector.bundle.manifest
-        self._detector = detector
-        self._manifest = manifest
-        self._bundle = detector.bundle.reference
-        self.threshold = manifest.calibration.threshold if threshold is None else threshold
-        self._release = min(manifest.calibration.release_threshold, self.threshold)
-        self._rule = event_rule or manifest.event_rule
+        only = make_profile(detector, threshold=threshold, event_rule=event_rule)
+        self._profile_of: ProfileOf = lambda _camera_id, _captured_at_ms: only
         self._limits = limits or FrameLimits()
-        self._digest_half = self._bundle.digest.removeprefix("sha256:")[:32]
-        self._rule_version = rule_version(self._rule, self.threshold, self._release)
         self._picture_max_bytes = picture_max_bytes
         self._health_rule = health_rule or HealthRule()
-        self._scene = Scene(manifest.scene) if manifest.scene is not None else None
-        self._channels = manifest.preprocessing.channels
+        self._scenes: dict[str, Scene | None] = {}
         self._max_cameras = max_cameras
         self._crew = crew or Crew()
         self._on_stage = on_stage or (lambda _stage, _seconds: None)
@@ -268,8 +280,16 @@ class Engine:
         self._at: dict[tuple[str, int], dict[str, _Camera]] = {}
         self._cameras_lock = threading.Lock()
         self._prepared = self._followed = 0
-        # At least one: a frame is compared with the one before it.
-        self._frames_before = max(1, frames_before(manifest.shape.clip_frames, manifest.preprocessing))
+
+    def use(self, profile_of: ProfileOf) -> None:
+        """Take what is in force from here on, from the next batch that is prepared; to be called as `prepare` is.
+
+        An event whose terms do not hold for the next frame of its camera ends with the frame before.
+
+        Args:
+            profile_of: Says what is in force for a frame.
+        """
+        self._profile_of = profile_of
 
     def process(self, frames: Sequence[IncomingFrame]) -> list[Outcome]:
         """Score frames and say what they tell, in the order given; a camera's frames must come in theirs.
@@ -305,14 +325,26 @@ class Engine:
         """
         with self._timed("infer"):
             scored = (work.scoring.pop() if work.scoring else self._begin_scoring(work)).results()
-            work.scores[:] = [one for scores, maps in scored for one in zip(scores.tolist(), maps, strict=True)]
+            by_place = {
+                place: one
+                for places, scores, maps in scored
+                for place, one in zip(places, zip(scores.tolist(), maps, strict=True), strict=True)
+            }
+            work.scores[:] = [by_place[place] for place in range(len(by_place))]
         return work
 
     def _begin_scoring(self, work: Work) -> Scoring:
-        clips = [one.clip for one in work.decoded if not isinstance(one, FrameError)]
-        size = len(clips) if self._detector.scores_whole_batches else CLIPS_AT_ONCE
-        parts = [clips[start : start + size] for start in range(0, len(clips), size or 1)]
-        return self._crew.start(self._score_clips, parts)
+        by_detector: dict[int, list[tuple[int, _Decoded]]] = {}
+        for place, one in enumerate(one for one in work.decoded if not isinstance(one, FrameError)):
+            by_detector.setdefault(id(one.profile.detector), []).append((place, one))
+        parts = []
+        for ones in by_detector.values():
+            detector = ones[0][1].profile.detector
+            size = len(ones) if detector.scores_whole_batches else CLIPS_AT_ONCE
+            for start in range(0, len(ones), size):
+                some = ones[start : start + size]
+                parts.append(_Part(detector, [place for place, _ in some], [one.clip for _, one in some]))
+        return self._crew.start(_score_part, parts)
 
     def follow(self, work: Work, is_wanted: Callable[[IncomingFrame], bool] = lambda _frame: True) -> list[Outcome]:
         """Say what scores tell.
@@ -342,13 +374,8 @@ class Engine:
         """End every open event because the footage ends; for files, never live."""
         alerts: list[AnyAlert] = []
         for (topic, partition, camera_id), camera in self._cameras.items():
-            alerts += [
-                self._camera_alert(topic, partition, camera_id, one, one.last.captured_at_ms)
-                for one in camera.health.close()
-            ]
-            told = camera.tracker.close()
-            if told is not None:
-                alerts.append(self._alert(topic, partition, camera_id, camera, *told))
+            where = topic, partition, camera_id
+            alerts += [*self._close_health(where, camera), *self._close_event(where, camera)]
         self._cameras.clear()
         self._at.clear()
         return alerts
@@ -371,9 +398,14 @@ class Engine:
         reaching = (camera.recent[0] for camera in here if camera.recent)
         read_from = min((offset for offset in reaching if offset >= horizon), default=next_offset)
         pending = tuple(state for camera in here if (state := _state_of(camera)) is not None)
-        health = (camera.health.state(camera.camera_id, camera.scored) for camera in here)
+        health = (camera.health.state(camera.camera_id, camera.scored, camera.terms) for camera in here if camera.terms)
         unwell = tuple(one for one in health if one is not None)
-        kept = PartitionState(self._digest_half, self._rule_version, read_from, pending, unwell)
+        warm_ups = tuple(
+            WarmUpState(camera.camera_id, one.terms, one.kept(), one.thresholds)
+            for camera in here
+            if (one := camera.warm_up) is not None
+        )
+        kept = PartitionState(read_from, pending, unwell, warm_ups)
         return pack(kept, next_offset, max_bytes)
 
     def restore(
@@ -382,7 +414,7 @@ class Engine:
     ) -> int:  # fmt: skip
         """Go on from what another engine, or this one, wrote down with `state`; to be called as `prepare` is.
 
-        Where the text is of another bundle or rule, only the clips are filled.
+        An event whose terms no longer hold ends with the next frame of its camera.
 
         Args:
             topic: Topic.
@@ -400,8 +432,8 @@ class Engine:
             return 0
         begins_at = max(0, saved.read_from, next_offset - READ_BACK_FRAMES)
         self._fill_windows(iter(read(begins_at, next_offset)))
-        if (saved.bundle, saved.rule_version) != (self._digest_half, self._rule_version):
-            return 0
+        for warm_up in saved.warm_ups:
+            self._resume_warm_up(topic, partition, warm_up)
         for unwell in saved.unwell:
             self._resume_health(topic, partition, unwell)
         left, resumed = _READ_BACK_FOR_PEAKS, 0
@@ -416,13 +448,12 @@ class Engine:
     def _resume(
         self, topic: str, partition: int, state: CameraState, read: Callable[[int, int], Iterable[IncomingFrame]]
     ) -> bool:
-        try:
-            camera = self._camera(topic, partition, state.camera_id)
-        except FrameError as error:
-            _log.warning("an event does not go on", extra={"camera": state.camera_id, "cause": str(error)})
+        camera = self._resumed(topic, partition, state.camera_id, state.last.captured_at_ms)
+        if camera is None:
             return False
         event = state.following.event
-        camera.tracker.resume(state.following)
+        camera.terms, camera.resumed = state.terms, state
+        camera.tracker = _resumed_tracker(EventRule(), state.terms.threshold, state.terms.threshold, state.following)
         # What a frame's score depends on matters for the peak alone.
         camera.reached = {
             event.first: _Reached(state.first, state.first.offset),
@@ -430,14 +461,30 @@ class Engine:
             event.peak: _Reached(state.peak, state.peak_from),
         }
         frames = (one for one in read(state.peak_from, state.peak.offset + 1) if one.camera_id == state.camera_id)
-        camera.peak = self._peak(deque(frames, maxlen=self._frames_before + 1))
+        camera.peak = self._peak(deque(frames, maxlen=_MOST_FRAMES_BEFORE + 1), state.terms)
         return True
 
     def _resume_health(self, topic: str, partition: int, state: UnwellCamera) -> None:
+        at_ms = max((one.last.captured_at_ms for one in state.conditions), default=0)
+        camera = self._resumed(topic, partition, state.camera_id, at_ms)
+        if camera is not None:
+            camera.terms = state.terms
+            camera.health.resume(state)
+
+    def _resume_warm_up(self, topic: str, partition: int, state: WarmUpState) -> None:
+        camera = self._resumed(topic, partition, state.camera_id, state.seen.last_ms)
+        if camera is not None:
+            camera.warm_up = WarmUp(state.terms, state.seen, state.thresholds)
+
+    def _resumed(self, topic: str, partition: int, camera_id: str, captured_at_ms: int) -> _Camera | None:
+        known = self._cameras.get((topic, partition, camera_id))
+        if known is not None:
+            return known
         try:
-            self._camera(topic, partition, state.camera_id).health.resume(state)
+            return self._camera(topic, partition, camera_id, self._profile_of(camera_id, captured_at_ms))
         except FrameError as error:
-            _log.warning("a camera's health is not followed on", extra={"camera": state.camera_id, "cause": str(error)})
+            _log.warning("a camera's events do not go on", extra={"camera": camera_id, "cause": str(error)})
+            return None
 
     def _fill_windows(self, frames: Iterator[IncomingFrame]) -> None:
         # In the order of their last frames, as they are kept live.
@@ -445,7 +492,9 @@ class Engine:
         while chunk := list(itertools.islice(frames, _READ_AT_ONCE)):
             for frame, picture in zip(chunk, self._crew.map(self._decode, chunk), strict=True):
                 if not isinstance(picture, FrameError):
-                    kept = last.pop(frame.camera_id, None) or deque(maxlen=self._frames_before)
+                    kept = last.pop(frame.camera_id, None)
+                    if kept is None or not _take_the_same(kept[-1][1].profile.detector, picture.profile.detector):
+                        kept = deque(maxlen=_frames_before(picture.profile.detector))
                     kept.append((replace(frame, data=None), picture))
                     last[frame.camera_id] = kept
             while len(last) > self._max_cameras:
@@ -459,28 +508,34 @@ class Engine:
                 clips.append(admitted.clip)
         self._crew.map(lambda clip: clip.measure(), clips)
 
-    def _peak(self, frames: deque[IncomingFrame]) -> _Peak | None:
-        """Decode and score a peak's frame, the last, anew."""
-        window = self._window()
-        clip = None
+    def _peak(self, frames: deque[IncomingFrame], terms: Terms) -> _Peak | None:
+        """Decode and score a peak's frame, the last, anew; None where its bundle is not in use any more."""
+        window: ClipWindow | None = None
+        clip, profile = None, None
         for frame in frames:
             picture = self._decode(frame)
-            if not isinstance(picture, FrameError):
-                clip = window.take(picture.pixels)
-                clip.measure()
-        if clip is None:
+            if isinstance(picture, FrameError):
+                continue
+            if profile is None or not _take_the_same(profile.detector, picture.profile.detector):
+                window = _window(picture.profile.detector)
+            profile = picture.profile
+            assert window is not None  # noqa: S101 - made with the first picture
+            clip = window.take(picture.pixels)
+            clip.measure()
+        if clip is None or profile is None or profile.terms.bundle != terms.bundle:
             return None
-        return self._kept_peak(frames[-1], self._score_clips([clip])[1][0])
+        return self._kept_peak(frames[-1], _score_clips(profile.detector, [clip])[1][0], profile)
 
-    def _kept_peak(self, frame: IncomingFrame, anomaly_map: FloatArray) -> _Peak:
+    def _kept_peak(self, frame: IncomingFrame, anomaly_map: FloatArray, profile: Profile) -> _Peak:
         """What is kept of a peak: the map, a copy, for it is a view that would keep its whole batch's, and the picture.
 
         A large frame is made small at once, since each camera may have a peak pending.
         """
         data = frame.data or b""
+        counting = map_within(anomaly_map, profile.region).copy()
         if len(data) <= self._picture_max_bytes:
-            return _Peak(data, None, anomaly_map.copy())
-        return _Peak(b"", snapshot(data, self._picture_max_bytes), anomaly_map.copy())
+            return _Peak(data, None, counting)
+        return _Peak(b"", snapshot(data, self._picture_max_bytes), counting)
 
     def forget(self, partitions: Iterable[tuple[str, int]]) -> None:
         """Drop what is kept of the cameras of partitions that another worker now has."""
@@ -498,65 +553,124 @@ class Engine:
     def _decode(self, frame: IncomingFrame) -> _Picture | FrameError:
         data = frame.data or b""
         try:
+            profile = self._profile_of(frame.camera_id, frame.captured_at_ms)
             header = read_frame_header(data, self._limits)
-            pixels = decode_frame(data, self._manifest.preprocessing, self._limits, header=header)
+            preprocessing = profile.detector.bundle.manifest.preprocessing
+            pixels = decode_frame(data, preprocessing, self._limits, header=header)
         except FrameError as error:
             return error
-        return _Picture(pixels, header.trailing_bytes)
+        return _Picture(pixels, header.trailing_bytes, profile)
 
     def _admit(self, frame: IncomingFrame, picture: _Picture | FrameError) -> _Decoded | FrameError:
         if isinstance(picture, FrameError):
             return picture
         try:
-            camera = self._camera(frame.topic, frame.partition, frame.camera_id)
+            camera = self._camera(frame.topic, frame.partition, frame.camera_id, picture.profile)
         except FrameError as error:
             return error
-        return _Decoded(camera, camera.window.take(picture.pixels), picture.trailing_bytes)
-
-    def _score_clips(self, clips: Sequence[ComingClip]) -> tuple[FloatArray, FloatArray]:
-        first = clips[0].frames
-        batch = np.empty((len(clips), len(first), *first[0].shape), np.uint8)
-        for held, clip in zip(batch, clips, strict=True):
-            for place, frame in zip(held, clip.frames, strict=True):
-                place[...] = frame
-        return self._detector.score(batch)
+        return _Decoded(camera, camera.window.take(picture.pixels), picture.trailing_bytes, picture.profile)
 
     def _outcome(self, one: _Decoded, frame: IncomingFrame, score: float, anomaly_map: FloatArray) -> Outcome:
         camera, position = one.camera, one.camera.scored
+        where = frame.topic, frame.partition, frame.camera_id
+        alerts = self._take_profile(where, camera, one.profile, frame.captured_at_ms)
+        profile = camera.profile
+        assert profile is not None  # noqa: S101 - just taken
         told, counts = camera.health.judge(
             position,
             Place(frame.offset, frame.captured_at_ms),
-            one.clip.frames[-1][..., : self._channels],
-            is_suspect=score >= self._release,
+            one.clip.frames[-1][..., : profile.detector.bundle.manifest.preprocessing.channels],
+            is_suspect=score >= profile.release,
         )
-        alerts: list[AnyAlert] = [
-            self._camera_alert(frame.topic, frame.partition, frame.camera_id, state, frame.captured_at_ms, frame.data)
-            for state in told
+        alerts += [
+            self._camera_alert(where, state, frame.captured_at_ms, profile.terms.bundle, frame.data) for state in told
         ]
-        alerts += self._follow(camera, frame, score if counts else _NORMAL_SCORE, anomaly_map)
-        is_anomalous = counts and score >= self.threshold
+        if profile.region is not None:
+            score = score_within(anomaly_map, profile.region)
+        if profile.warm_up_frames:
+            counts = counts and not self._warm_up(camera, frame, score, profile, counts=counts)
+        alerts += self._follow(camera, profile, frame, score if counts else _NORMAL_SCORE, anomaly_map)
+        is_anomalous = counts and score >= profile.threshold
         return Outcome(
-            frame, score, is_anomalous, counts, alerts=tuple(alerts), trailing_bytes=one.trailing_bytes
+            frame, score, profile.threshold, is_anomalous, counts, alerts=tuple(alerts),
+            trailing_bytes=one.trailing_bytes,
         )  # fmt: skip
 
-    def _camera(self, topic: str, partition: int, camera_id: str) -> _Camera:
+    def _take_profile(self, where: tuple[str, int, str], camera: _Camera, given: Profile, at_ms: int) -> list[AnyAlert]:
+        """Have a camera followed under a profile from here on; what was followed under other terms ends."""
+        if given is camera.given:
+            return []
+        own = given
+        if not given.warm_up_frames:
+            camera.warm_up = None
+        elif camera.warm_up is None or camera.warm_up.terms != given.terms:
+            camera.warm_up = WarmUp(given.terms)
+        else:
+            own = camera.warm_up.profile(given)
+        alerts: list[AnyAlert] = []
+        if camera.terms is not None and camera.terms.bundle != own.terms.bundle:
+            alerts += self._close_health(where, camera, at_ms)
+        following = camera.tracker.following if camera.tracker is not None else None
+        if camera.terms is not None and camera.terms != own.terms:
+            alerts += self._close_event(where, camera, at_ms)
+            following = None
+            camera.reached.clear()
+            camera.peak = None
+        camera.tracker = _resumed_tracker(own.rule, own.threshold, own.release, following)
+        self._look_at(camera, own.detector)
+        camera.given, camera.profile, camera.terms, camera.resumed = given, own, own.terms, None
+        return alerts
+
+    def _look_at(self, camera: _Camera, detector: BatchScorer) -> None:
+        """Have a camera's frames that are followed compared as a detector's bundle says."""
+        before = camera.profile.detector if camera.profile is not None else None
+        if before is detector:
+            return
+        camera.health.scene = self._scene(detector)
+        camera.health.frames_before = _frames_before(detector)
+        if before is not None and not _take_the_same(before, detector):
+            camera.recent = deque(maxlen=_frames_before(detector))
+
+    def _warm_up(self, camera: _Camera, frame: IncomingFrame, score: float, profile: Profile, *, counts: bool) -> bool:
+        """Have a frame set the camera's thresholds; says whether it does so."""
+        warm_up = camera.warm_up
+        if warm_up is None or warm_up.thresholds is not None:
+            return False
+        if counts and warm_up.add(score, frame.captured_at_ms, profile):
+            own = warm_up.profile(profile)
+            camera.profile, camera.terms = own, own.terms
+            camera.tracker = EventTracker(own.rule, own.threshold, own.release)
+            said = {"camera": frame.camera_id, "threshold": round(own.threshold, 3), "frames": profile.warm_up_frames}
+            _log.info("camera has warmed up", extra=said)
+        return True
+
+    def _camera(self, topic: str, partition: int, camera_id: str, profile: Profile) -> _Camera:
         key = topic, partition, camera_id
         camera = self._cameras.get(key)
+        detector = profile.detector
         with self._cameras_lock:
             if camera is None:
                 self._make_room()
-                tracker = EventTracker(self._rule, self.threshold, self._release)
-                health = CameraHealth(self._health_rule, self._scene, self._frames_before)
-                recent: deque[int] = deque(maxlen=self._frames_before)
-                camera = _Camera(camera_id, self._window(), tracker, health, recent=recent)
+                health = CameraHealth(self._health_rule, self._scene(detector), _frames_before(detector))
+                recent: deque[int] = deque(maxlen=_frames_before(detector))
+                camera = _Camera(camera_id, detector, _window(detector), health, recent=recent)
                 self._at.setdefault((topic, partition), {})[camera_id] = camera
+            elif camera.scorer is not detector:
+                if not _take_the_same(camera.scorer, detector):
+                    camera.window = _window(detector)
+                camera.scorer = detector
             camera.batch = self._prepared
             self._cameras.pop(key, None)
             self._cameras[key] = camera
         return camera
 
-    def _window(self) -> ClipWindow:
-        return ClipWindow(self._manifest.shape.clip_frames, self._manifest.preprocessing)
+    def _scene(self, detector: BatchScorer) -> Scene | None:
+        bundle = detector.bundle
+        digest = bundle.reference.digest
+        if digest not in self._scenes:
+            scene = bundle.manifest.scene
+            self._scenes[digest] = Scene(scene) if scene is not None else None
+        return self._scenes[digest]
 
     def _make_room(self) -> None:
         if len(self._cameras) < self._max_cameras:
@@ -566,7 +680,7 @@ class Engine:
             if camera.batch > self._followed:
                 # Its scores are not told yet, and may begin an event; so may those of all after it.
                 break
-            following = camera.tracker.following
+            following = camera.tracker.following if camera.tracker is not None else None
             if camera.health.is_pending:
                 continue
             if following is None:
@@ -583,8 +697,9 @@ class Engine:
         del self._cameras[maybe], self._at[topic, partition][camera_id]
 
     def _follow(
-        self, camera: _Camera, frame: IncomingFrame, score: float, anomaly_map: FloatArray
+        self, camera: _Camera, profile: Profile, frame: IncomingFrame, score: float, anomaly_map: FloatArray
     ) -> tuple[Alert, ...]:
+        assert camera.tracker is not None  # noqa: S101 - made with the profile
         position, camera.scored = camera.scored, camera.scored + 1
         from_offset = camera.recent[0] if camera.recent else frame.offset
         camera.recent.append(frame.offset)
@@ -596,22 +711,35 @@ class Engine:
             return ()
         camera.reached[position] = _Reached(Place(frame.offset, frame.captured_at_ms), from_offset)
         if event.peak == position:
-            camera.peak = self._kept_peak(frame, anomaly_map)
+            camera.peak = self._kept_peak(frame, anomaly_map, profile)
         kept = {event.first, event.peak, event.last}
         camera.reached = {place: reached for place, reached in camera.reached.items() if place in kept}
         if told is None:
             return ()
-        at_ms = frame.captured_at_ms
-        return (self._alert(frame.topic, frame.partition, frame.camera_id, camera, *told, at_ms=at_ms),)
+        where = frame.topic, frame.partition, frame.camera_id
+        return (self._alert(where, camera, *told, at_ms=frame.captured_at_ms),)
+
+    def _close_event(self, where: tuple[str, int, str], camera: _Camera, at_ms: int | None = None) -> Iterator[Alert]:
+        """End a camera's open event; ``at_ms`` is the capture time of the frame at which that is said, if any."""
+        told = camera.tracker.close() if camera.tracker is not None else None
+        if told is not None:
+            yield self._alert(where, camera, *told, at_ms=at_ms)
+
+    def _close_health(
+        self, where: tuple[str, int, str], camera: _Camera, at_ms: int | None = None
+    ) -> Iterator[CameraAlert]:
+        for one in camera.health.close():
+            assert camera.terms is not None  # noqa: S101 - something was followed
+            said_at_ms = one.last.captured_at_ms if at_ms is None else at_ms
+            yield self._camera_alert(where, one, said_at_ms, camera.terms.bundle)
 
     def _camera_alert(
-        self, topic: str, partition: int, camera_id: str, told: Told, at_ms: int, data: bytes | None = None
+        self, where: tuple[str, int, str], told: Told, at_ms: int, bundle: BundleReference, data: bytes | None = None
     ) -> CameraAlert:
+        topic, partition, camera_id = where
         rule = rule_version(self._health_rule.of(told.state), self._health_rule.look_every, 0.0)
         first = told.first
-        name = make_event_id(
-            topic, partition, first.offset, camera_id, self._bundle.digest, f"{rule}-{told.state}"
-        )  # fmt: skip
+        name = make_event_id(topic, partition, first.offset, camera_id, bundle.digest, f"{rule}-{told.state}")
         is_over = told.transition == "ended"
         said = CameraData(
             event_id=name,
@@ -623,44 +751,90 @@ class Engine:
             frames=StretchReference(
                 topic=topic, partition=partition, first_offset=first.offset, last_offset=told.last.offset
             ),
-            bundle=self._bundle,
+            bundle=bundle,
             rule_version=rule,
         )
         return make_camera_alert(at_ms, said)
 
     def _alert(
-        self, topic: str, partition: int, camera_id: str, camera: _Camera, transition: Transition, event: Event,
-        at_ms: int | None = None,
-    ) -> Alert:  # fmt: skip
+        self, where: tuple[str, int, str], camera: _Camera, transition: Transition, event: Event, at_ms: int | None
+    ) -> Alert:
+        topic, partition, camera_id = where
         (first, first_ms), (peak, peak_ms), (last, last_ms) = (
             camera.reached[place].place for place in (event.first, event.peak, event.last)
         )
-        calibration = self._manifest.calibration
-        p_value = calibration.tail.p_value(event.peak_score)
-        # A threshold set for a long duration is one that single frames often reach.
-        rare = min(calibration.tail.p_value(self.threshold), calibration.budget_per_frame)
+        terms = camera.terms
+        assert terms is not None  # noqa: S101 - an event was followed
+        p_value, how_severe = _rarity(camera, event)
         picture = camera.peak
         data = AnomalyData(
-            event_id=make_event_id(topic, partition, first, camera_id, self._bundle.digest, self._rule_version),
+            event_id=make_event_id(topic, partition, first, camera_id, terms.bundle.digest, terms.rule_version),
             camera_id=camera_id,
             started_at_ms=first_ms,
             peak_at_ms=peak_ms,
             ended_at_ms=last_ms if transition == "ended" else None,
             peak_score=event.peak_score,
-            threshold=self.threshold,
+            threshold=terms.threshold,
             p_value=p_value,
-            severity=severity(p_value, rare),
-            anomalous_area_percent=anomalous_area(picture.anomaly_map, self.threshold) if picture else 0.0,
-            boxes=tuple(anomalous_boxes(picture.anomaly_map, self.threshold)) if picture else (),
-            heat_map=heat_map(picture.anomaly_map, self.threshold, self._picture_max_bytes) if picture else None,
+            severity=how_severe,
+            anomalous_area_percent=anomalous_area(picture.anomaly_map, terms.threshold) if picture else 0.0,
+            boxes=tuple(anomalous_boxes(picture.anomaly_map, terms.threshold)) if picture else (),
+            heat_map=heat_map(picture.anomaly_map, terms.threshold, self._picture_max_bytes) if picture else None,
             snapshot=picture.snapshot(self._picture_max_bytes) if picture else None,
             frames=FrameReference(
                 topic=topic, partition=partition, first_offset=first, peak_offset=peak, last_offset=last
             ),
-            bundle=self._bundle,
-            rule_version=self._rule_version,
+            bundle=terms.bundle,
+            rule_version=terms.rule_version,
         )
         return make_alert(transition, event.updates, last_ms if at_ms is None else at_ms, data)
+
+
+def _window(detector: BatchScorer) -> ClipWindow:
+    manifest = detector.bundle.manifest
+    return ClipWindow(manifest.shape.clip_frames, manifest.preprocessing)
+
+
+def _frames_before(detector: BatchScorer) -> int:
+    manifest = detector.bundle.manifest
+    # At least one: a frame is compared with the one before it.
+    return max(1, frames_before(manifest.shape.clip_frames, manifest.preprocessing))
+
+
+def _take_the_same(one: BatchScorer, other: BatchScorer) -> bool:
+    """Whether two detectors take the same clips of the same frames."""
+    if one is other:
+        return True
+    mine, its = one.bundle.manifest, other.bundle.manifest
+    return mine.preprocessing == its.preprocessing and mine.shape.clip_frames == its.shape.clip_frames
+
+
+def _score_part(part: _Part) -> tuple[Sequence[int], FloatArray, FloatArray]:
+    return part.places, *_score_clips(part.detector, part.clips)
+
+
+def _score_clips(detector: BatchScorer, clips: Sequence[ComingClip]) -> tuple[FloatArray, FloatArray]:
+    first = clips[0].frames
+    batch = np.empty((len(clips), len(first), *first[0].shape), np.uint8)
+    for held, clip in zip(batch, clips, strict=True):
+        for place, frame in zip(held, clip.frames, strict=True):
+            place[...] = frame
+    return detector.score(batch)
+
+
+def _resumed_tracker(rule: EventRule, threshold: float, release: float, following: Following | None) -> EventTracker:
+    tracker = EventTracker(rule, threshold, release)
+    if following is not None:
+        tracker.resume(following)
+    return tracker
+
+
+def _rarity(camera: _Camera, event: Event) -> tuple[float, Severity]:
+    """How rare an event's peak is, by the profile that it is followed under, or as it was told before."""
+    if camera.profile is not None:
+        return camera.profile.rarity(event.peak_score)
+    assert camera.resumed is not None  # noqa: S101 - an event without a profile is one that goes on
+    return camera.resumed.p_value, camera.resumed.severity
 
 
 def _read_nothing(_first: int, _end: int) -> Iterator[IncomingFrame]:
@@ -668,9 +842,12 @@ def _read_nothing(_first: int, _end: int) -> Iterator[IncomingFrame]:
 
 
 def _state_of(camera: _Camera) -> CameraState | None:
-    following = camera.tracker.following
-    if following is None:
+    following = camera.tracker.following if camera.tracker is not None else None
+    if following is None or camera.terms is None:
         return None
     event, following = following.event, following.before(camera.scored)
     first, peak, last = (camera.reached[position] for position in (event.first, event.peak, event.last))
-    return CameraState(camera.camera_id, following, first.place, peak.place, last.place, peak.from_offset)
+    return CameraState(
+        camera.camera_id, following, first.place, peak.place, last.place, peak.from_offset, camera.terms,
+        *_rarity(camera, event),
+    )  # fmt: skip

@@ -28,6 +28,7 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 from contract.alert import Alert
 from contract.errors import BrokerUnavailableError, BundleError, FrameError, FramewatchError
 from contract.steady_consumer import UnreadableRecordError
+from worker.cameras import Cameras
 from worker.engine import Engine, IncomingFrame, Outcome, Work
 from worker.kafka_clients import mapped_errors
 from worker.partitions import Losses, Progress
@@ -115,6 +116,7 @@ class _Batch:
         letters: Records of no camera, and why.
         late: Frames that are passed over.
         is_commit: Whether it is there to have what was published before it committed.
+        cameras: What is in force from here on, where that changed.
         origin: Record of each frame, by the frame's identity.
         work: What the engine makes of them.
     """
@@ -125,6 +127,7 @@ class _Batch:
     membership: ConsumerGroupMetadata | None = None
     begun: dict[TopicPartition, OffsetAndMetadata] = field(default_factory=dict)
     is_commit: bool = False
+    cameras: Cameras | None = None
     letters: list[tuple[Any, FrameError]] = field(default_factory=list)
     late: list[IncomingFrame] = field(default_factory=list)
     origin: dict[int, Any] = field(default_factory=dict)
@@ -149,6 +152,8 @@ class WorkerLoop:
             both at once.
         engine: Scores.
         settings: Of the worker.
+        cameras: What is in force for each camera.
+        reloaded: Gives what is in force instead, once after each time that settings were loaded anew.
         metrics: Counted into.
         probes: Told of each turn.
         losses: The consumer's rebalance listener.
@@ -163,6 +168,8 @@ class WorkerLoop:
         outlet: Outlet | Transactions,
         engine: Engine,
         settings: WorkerSettings,
+        cameras: Cameras,
+        reloaded: Callable[[], Cameras | None],
         metrics: Metrics,
         probes: Probes,
         losses: Losses,
@@ -175,6 +182,8 @@ class WorkerLoop:
         self._transactions = outlet if isinstance(outlet, Transactions) else None
         self._engine = engine
         self._settings = settings
+        self._cameras = cameras
+        self._reloaded = reloaded
         self._metrics = metrics
         self._probes = probes
         self._losses = losses
@@ -238,10 +247,11 @@ class WorkerLoop:
         self._tell_health()
         is_due = self._clock() - self._committed_at >= self._settings.batch.commit_interval_ms / 1000
         is_commit = is_due and self._transactions is not None and self._transactions.is_open
-        if records or self._gone or self._begun or is_commit:
+        cameras = self._reloaded()
+        if records or self._gone or self._begun or is_commit or cameras is not None:
             gone, self._gone, begun, self._begun = self._gone, set(), self._begun, {}
             size = sum(record_bytes(record) for record in records)
-            batch = _Batch(records, self._progress.tenures, gone, membership, begun, is_commit)
+            batch = _Batch(records, self._progress.tenures, gone, membership, begun, is_commit, cameras)
             self._pipeline.submit(batch, size)
         if is_due and self._transactions is None:
             self._commit()
@@ -368,6 +378,9 @@ class WorkerLoop:
             self._metrics.missed.labels(str(partition.partition)).inc(count)
 
     def _prepare(self, batch: "_Batch") -> "_Batch":
+        if batch.cameras is not None:
+            self._cameras = batch.cameras
+            self._engine.use(batch.cameras.profile)
         self._engine.forget((tp.topic, tp.partition) for tp in batch.gone)
         for partition, committed in batch.begun.items():
             self._restore(partition, committed)
@@ -389,22 +402,19 @@ class WorkerLoop:
 
     def _read(self, record: Any) -> IncomingFrame:  # noqa: ANN401
         frame = read_frame(record)
-        allowed = self._settings.allowed_cameras
-        if allowed is not None and frame.camera_id not in allowed:
-            raise FrameError("camera_not_allowed", f"camera {frame.camera_id} is not among allowed_cameras")
+        self._cameras.require(frame.camera_id)
         return frame
 
     def _is_late(self, frame: IncomingFrame, now_ms: float) -> bool:
-        late = self._settings.late
+        late = self._cameras.late(frame.camera_id)
         age_seconds = capture_delay_seconds(frame.captured_at_ms, now_ms)
         return late.policy == "skip_to_fresh" and age_seconds is not None and age_seconds > late.max_age_seconds
 
     def _restore(self, partition: TopicPartition, committed: OffsetAndMetadata) -> None:
-        allowed = self._settings.allowed_cameras
         with self._metrics.time_stage("restore"), self._read_back(partition) as read_range:
 
             def read(first: int, end: int) -> Iterator[IncomingFrame]:
-                return (frame for frame in read_range(first, end) if allowed is None or frame.camera_id in allowed)
+                return (frame for frame in read_range(first, end) if self._cameras.admits(frame.camera_id))
 
             count = self._engine.restore(
                 partition.topic, partition.partition, committed.metadata, committed.offset, read
@@ -498,7 +508,7 @@ class WorkerLoop:
         records += [dead_letter_record(record, error, kafka.dead_letter_topic) for record, error in letters]
         if kafka.scores_topic is not None:
             scored = (outcome for outcome in outcomes if outcome.error is None)
-            records += [score_record(outcome, self._engine.threshold, kafka.scores_topic) for outcome in scored]
+            records += [score_record(outcome, kafka.scores_topic) for outcome in scored]
         return records
 
     def _count(self, outcome: Outcome, record: Any) -> None:  # noqa: ANN401

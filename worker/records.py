@@ -126,7 +126,7 @@ def alert_record(alert: AnyAlert, kafka: KafkaSettings) -> OutgoingRecord:
     return OutgoingRecord(kafka.alerts_topic, alert.subject.encode(), alert.to_json(), [_CONTENT_TYPE_HEADER])
 
 
-def score_record(outcome: Outcome, threshold: float, topic: str) -> OutgoingRecord:
+def score_record(outcome: Outcome, topic: str) -> OutgoingRecord:
     """The small record of one scored frame."""
     frame = outcome.frame
     value = {
@@ -136,7 +136,7 @@ def score_record(outcome: Outcome, threshold: float, topic: str) -> OutgoingReco
         "offset": frame.offset,
         "captured_at_ms": frame.captured_at_ms,
         "anomaly_score": outcome.anomaly_score,
-        "threshold": threshold,
+        "threshold": outcome.threshold,
         "is_anomalous": outcome.is_anomalous,
         "counts": outcome.counts,
     }

@@ -1,10 +1,12 @@
 """``worker run``: wires real clients to the loop."""
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable
+from pathlib import Path
 
-from contract.manifest import open_bundle
 from contract.runtime import Detector
+from worker.cameras import Cameras, Resolver
 from worker.cores import Crew, cores_given, share_interpreter
 from worker.delivery import Delivery
 from worker.engine import Engine
@@ -12,6 +14,7 @@ from worker.kafka_clients import mapped_errors, open_consumer, require_topics, r
 from worker.loop import WorkerLoop
 from worker.partitions import Losses
 from worker.read_back import ReadBack
+from worker.reload import Reloader
 from worker.settings import WorkerSettings
 from worker.stopping import StopSignals
 from worker.telemetry import Metrics, Probes, SilenceWatch, TelemetryServer
@@ -22,33 +25,34 @@ _CLOSE_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
-def run_worker(settings: WorkerSettings) -> None:
+def run_worker(settings: WorkerSettings, load: Callable[[], WorkerSettings], file: Path | None = None) -> None:
     """Score frames from Kafka until SIGTERM or SIGINT.
 
-    Checks the bundle, the provider, the broker and the topics before it reads a frame.
+    Checks bundles, the provider, cameras, the broker and the topics before it reads a frame.
+
+    Args:
+        settings: Of the worker.
+        load: Reads them anew.
+        file: From which they came, if any; when it changes they are read anew.
 
     Raises:
         ConfigError: A setting, a topic or the provider is wrong.
-        BundleError: The bundle cannot be trusted.
+        BundleError: A bundle cannot be trusted.
         BrokerUnavailableError: No broker answers.
         DeliveryError: A record was not confirmed.
     """
-    bundle = open_bundle(settings.bundle, settings.bundle_public_key)
     # One thread a call and as many calls as there are cores: threads within a call wait for each other.
-    detector = Detector(bundle, settings.provider, 1)
+    resolver = Resolver(lambda bundle: Detector(bundle, settings.provider, 1))
+    cameras = resolver.resolve(settings)
     cores = cores_given()
     threads = settings.threads or (cores + 1 if cores > 1 else 1)
     share_interpreter()
     metrics = Metrics()
     probes = Probes(settings.kafka.max_poll_interval_ms / 1000)
-    name = bundle.reference
-    about = {"name": name.name, "version": name.version, "digest": name.digest, "provider": detector.provider}
-    metrics.bundle.info(about)
+    _tell_bundle(metrics, cameras)
     with Crew(threads) as crew, TelemetryServer(settings.http, metrics, probes) as server:
         engine = Engine(
-            detector,
-            threshold=settings.threshold,
-            event_rule=settings.event_rule.over(bundle.manifest.event_rule),
+            cameras.detector,
             limits=settings.limits,
             picture_max_bytes=settings.picture_max_bytes,
             health_rule=settings.camera_health,
@@ -56,18 +60,33 @@ def run_worker(settings: WorkerSettings) -> None:
             crew=crew,
             on_stage=metrics.observe_stage,
         )
-        where = {"provider": detector.provider, "bundle": f"{name.name} {name.version}", "http_port": server.port}
-        with Watchdog() as watchdog:
-            _run_loop(engine, settings, metrics, probes, watchdog, where)
+        engine.use(cameras.profile)
+
+        def tell(taken: Cameras | None) -> None:
+            metrics.reloads.labels("refused" if taken is None else "taken").inc()
+            if taken is not None:
+                _tell_bundle(metrics, taken)
+
+        reloader = Reloader(settings, cameras, load, resolver.resolve, file, tell)
+        with Watchdog() as watchdog, reloader:
+            _run_loop(engine, settings, cameras, reloader, metrics, probes, watchdog, server.port)
+
+
+def _tell_bundle(metrics: Metrics, cameras: Cameras) -> None:
+    name, provider = cameras.detector.bundle.reference, cameras.detector.provider
+    metrics.bundle.info({"name": name.name, "version": name.version, "digest": name.digest, "provider": provider})
+    metrics.loaded_at.set(time.time())
 
 
 def _run_loop(
     engine: Engine,
     settings: WorkerSettings,
+    cameras: Cameras,
+    reloader: Reloader,
     metrics: Metrics,
     probes: Probes,
     watchdog: Watchdog,
-    where: Mapping[str, object],
+    http_port: int | None,
 ) -> None:
     kafka = settings.kafka
     closing_seconds = _CLOSE_SECONDS
@@ -82,11 +101,15 @@ def _run_loop(
             with mapped_errors(kafka):
                 consumer.subscribe([kafka.frames_topic], listener=losses)
             loop = WorkerLoop(
-                consumer, outlet, engine, settings, metrics, probes, losses, ReadBack(kafka), watchdog.limit
-            )
+                consumer, outlet, engine, settings, cameras, reloader.take, metrics, probes, losses, ReadBack(kafka),
+                watchdog.limit,
+            )  # fmt: skip
             probes.answered()
             with StopSignals(loop.stop, settings.stop_seconds) as signals, SilenceWatch(probes):
-                _log.info("running", extra={**where, "topic": kafka.frames_topic, "group": kafka.group_id})
+                name = cameras.detector.bundle.reference
+                where = {"provider": cameras.detector.provider, "bundle": f"{name.name} {name.version}"}
+                where |= {"topic": kafka.frames_topic, "group": kafka.group_id}
+                _log.info("running", extra={**where, "http_port": http_port, "bundles": len(cameras.bundles)})
                 try:
                     loop.run()
                 finally:

@@ -14,7 +14,8 @@ from contract.errors import ConfigError, FootageError
 from contract.frame import FrameLimits
 from contract.kafka_source import CAMERA_ID
 from worker.cores import Crew
-from worker.engine import BatchScorer, Engine, IncomingFrame
+from worker.engine import Engine, IncomingFrame
+from worker.profile import BatchScorer
 
 COLUMNS = ("camera_id", "clip", "frame", "captured_at_ms", "anomaly_score", "threshold", "is_anomalous")
 
@@ -141,12 +142,12 @@ def _whole_file(path: Path) -> Iterator[IO[str]]:
 def _score_batch(engine: Engine, clip: Clip, frames: list[IncomingFrame]) -> Iterator[ScoreRow | AnyAlert]:
     for outcome in engine.process(frames):
         frame = outcome.frame
-        if outcome.error is not None or outcome.anomaly_score is None:
+        if outcome.error is not None or outcome.anomaly_score is None or outcome.threshold is None:
             raise FootageError(f"{clip.name} frame {frame.offset} cannot be scored: {outcome.error}") from outcome.error
         # Nine digits give back the float32 exactly.
         score = float(f"{outcome.anomaly_score:.9g}")
         yield ScoreRow(
-            frame.camera_id, clip.name, frame.offset, frame.captured_at_ms, score, engine.threshold,
+            frame.camera_id, clip.name, frame.offset, frame.captured_at_ms, score, outcome.threshold,
             int(outcome.is_anomalous),
         )  # fmt: skip
         yield from outcome.alerts

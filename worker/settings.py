@@ -11,6 +11,7 @@ from contract.event import EventRuleChanges
 from contract.frame import FrameLimits
 from contract.runtime import Provider
 from contract.settings import FrozenModel, Settings
+from worker.camera_settings import LateSettings
 from worker.health_rule import HealthRule
 
 _MAX_PORT = 65_535
@@ -209,17 +210,6 @@ class BatchSettings(FrozenModel):
     """Time between two commits; what a killed worker did since its last is done again."""
 
 
-class LateSettings(FrozenModel):
-    """What becomes of frames that come late, as after an outage."""
-
-    policy: Literal["process_all", "skip_to_fresh"] = "process_all"
-    """``skip_to_fresh`` passes over frames older than ``max_age_seconds``, so that alerts are of now; events then end
-    where they were, and a replay of the topic skips what it finds old."""
-
-    max_age_seconds: float = Field(default=30, gt=0, le=86_400)
-    """Age from which a frame is late, by its capture time; one whose capture time cannot be true never is."""
-
-
 class HttpSettings(FrozenModel):
     """Where metrics and probes are served."""
 
@@ -263,11 +253,31 @@ class WorkerSettings(Settings):
     threshold: float | None = Field(default=None, gt=-100, lt=100)
     """Score from which a frame is anomalous; the bundle's where not set."""
 
+    false_events_per_day: float | None = Field(default=None, gt=0, le=86_400)
+    """Budget of false events, a camera and day, that sets the threshold by the bundle's calibration, in place of the
+    budget that it was built for."""
+
     event_rule: EventRuleChanges = EventRuleChanges()
     """How scores become events, where it is to differ from the bundle's rule."""
 
     camera_health: HealthRule = HealthRule()
     """When a camera counts as unwell."""
+
+    cameras: Path | None = None
+    """What is set for single cameras: a YAML file that names them, or a folder with a file ``CAMERA_ID.yaml`` for
+    each."""
+
+    unknown_cameras: Literal["accept", "warm_up", "refuse"] = "accept"
+    """What becomes of frames of cameras that ``cameras`` does not name. ``accept`` scores them by these settings,
+    ``warm_up`` too, but sets each one's thresholds from its first ``warm_up_frames`` frames and tells nothing of it
+    before, ``refuse`` makes dead letters of them."""
+
+    warm_up_frames: int = Field(default=5_000, ge=400, le=1_000_000)
+    """Frames of an unknown camera that set its thresholds; nothing out of the ordinary should be among them."""
+
+    reload_seconds: float = Field(default=5, ge=0, le=3600)
+    """Time between two looks at whether settings, cameras or bundles changed, to be loaded anew while running; 0 for
+    none but when SIGHUP asks for it."""
 
     allowed_cameras: tuple[str, ...] | None = None
     """Cameras whose frames are scored; those of others are dead letters. All where not set."""
@@ -308,11 +318,15 @@ class WorkerSettings(Settings):
     """What a frame may declare."""
 
     @model_validator(mode="after")
-    def _frames_fit(self) -> Self:
+    def _is_consistent(self) -> Self:
         if self.kafka.fetch_bytes < self.limits.max_frame_bytes:
             raise ValueError("kafka.fetch_bytes must be at least limits.max_frame_bytes")
         if self.stuck_seconds * 1000 <= self.kafka.max_poll_interval_ms:
             raise ValueError("stuck_seconds must be more than kafka.max_poll_interval_ms")
+        if self.threshold is not None and self.false_events_per_day is not None:
+            raise ValueError("threshold and false_events_per_day both set the threshold; give one")
+        if self.unknown_cameras == "refuse" and self.cameras is None:
+            raise ValueError("unknown_cameras refuse needs cameras, or no frame is scored")
         exactly_once = self.kafka.delivery == "exactly_once"
         if exactly_once and self.kafka.transaction_timeout_ms < 2 * self.batch.commit_interval_ms:
             raise ValueError("kafka.transaction_timeout_ms must be at least twice batch.commit_interval_ms")

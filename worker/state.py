@@ -10,24 +10,35 @@ The text is the format's number and the base 85 of compressed JSON. A broker tak
 import base64
 import json
 import math
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from contract.alert import HealthState
+from contract.alert import BundleReference, HealthState
 from contract.event import Event, Following
 from contract.kafka_source import CAMERA_ID, MAX_TIME_MS
+from contract.scoring import Severity
+from worker.profile import Terms
+from worker.warm_up import BLOCKS, Seen, Thresholds
 
-_FORMAT: Final = "2"
+_FORMAT: Final = "3"
 _MAX_UNPACKED_BYTES: Final = 4 * 2**20
 _MOST: Final = 2**53
 """Bound of what is counted."""
 
 _MOST_UNWELL: Final = 1000
+_MOST_BINS: Final = 10_000
+_MOST_FRAMES: Final = 1_000_000
+_MOST_SCORE: Final = 100.0
+_MOST_NAME: Final = 128
+_DIGEST_BEGINS: Final = "sha256:"
+_RULE_VERSION: Final = re.compile(r"[0-9A-Za-z.-]{1,64}")
+ItemT = TypeVar("ItemT")
 
 
 class Place(NamedTuple):
@@ -53,6 +64,9 @@ class CameraState:
         peak: Where its highest score is.
         last: Its last anomalous frame.
         peak_from: Offset of the earliest frame that the score of the peak depends on.
+        terms: Under which it is told.
+        p_value: Probability that a normal frame scores as high as the peak, 0..1.
+        severity: How much rarer than the threshold that is.
     """
 
     camera_id: str
@@ -61,6 +75,9 @@ class CameraState:
     peak: Place
     last: Place
     peak_from: int
+    terms: Terms
+    p_value: float
+    severity: Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +115,30 @@ class UnwellCamera:
         camera_id: Whose it is.
         frames_unwell: Next frames whose scores do not count because of what was before.
         conditions: What is wrong.
+        terms: In force for it.
     """
 
     camera_id: str
     frames_unwell: int
     conditions: tuple[Condition, ...]
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUpState:
+    """A camera whose thresholds are its own, or will be.
+
+    Attributes:
+        camera_id: Whose they are.
+        terms: Of the profile that they are for.
+        seen: What is kept of its first frames; empty once they are over.
+        thresholds: What came of them; None before.
+    """
+
+    camera_id: str
+    terms: Terms
+    seen: Seen
+    thresholds: Thresholds | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +146,32 @@ class PartitionState:
     """What is kept of one partition.
 
     Attributes:
-        bundle: First half of the bundle's digest.
-        rule_version: Of the rule for events.
         read_from: Offset of the earliest frame that the next frames' clips depend on.
         cameras: Those with an event pending.
         unwell: Those whose health is followed.
+        warm_ups: Those with thresholds of their own.
     """
 
-    bundle: str
-    rule_version: str
     read_from: int
     cameras: tuple[CameraState, ...] = ()
     unwell: tuple[UnwellCamera, ...] = ()
+    warm_ups: tuple[WarmUpState, ...] = ()
+
+
+class _PackedBundle(NamedTuple):
+    """A bundle as it travels; the digest without what all begin with."""
+
+    name: str
+    version: str
+    digest: str
+
+
+class _PackedTerms(NamedTuple):
+    """Terms as they travel; the bundle by its place among those that travel with them."""
+
+    bundle: int
+    rule_version: str
+    threshold: float
 
 
 class _Packed(NamedTuple):
@@ -135,6 +185,9 @@ class _Packed(NamedTuple):
     offsets: tuple[int, int, int]
     peak_from: int
     times_ms: tuple[int, int, int]
+    terms: int
+    p_value: float
+    severity: Severity
 
 
 class _PackedCondition(NamedTuple):
@@ -153,9 +206,24 @@ class _PackedUnwell(NamedTuple):
     camera_id: str
     frames_unwell: int
     conditions: list[_PackedCondition]
+    terms: int
 
 
-_packed: Final = TypeAdapter(tuple[str, str, int, list[_Packed], list[_PackedUnwell]])
+class _PackedWarmUp(NamedTuple):
+    """A camera with thresholds of its own, as it travels."""
+
+    camera_id: str
+    terms: int
+    seen: Seen
+    thresholds: Thresholds | None
+
+
+_Row = CameraState | UnwellCamera | WarmUpState
+_packed: Final = TypeAdapter(
+    tuple[
+        list[_PackedBundle], list[_PackedTerms], int, list[_Packed], list[_PackedUnwell], list[_PackedWarmUp]
+    ]
+)  # fmt: skip
 
 
 def pack(state: PartitionState, next_offset: int, max_bytes: int) -> tuple[str, int]:
@@ -167,12 +235,13 @@ def pack(state: PartitionState, next_offset: int, max_bytes: int) -> tuple[str, 
         max_bytes: Size that the text may have.
 
     Returns:
-        The text, and how many cameras' events and conditions it leaves out for want of room: events that are not open
-        yet first, then the conditions of cameras, then events that began last.
+        The text, and how many cameras' events, conditions and thresholds it leaves out for want of room: thresholds of
+        their own first, then events that are not open yet, then conditions, then events that began last.
     """
     cameras = sorted(state.cameras, key=lambda one: (not one.following.is_open, one.first.offset))
     are_open = sum(one.following.is_open for one in cameras)
-    ordered: list[CameraState | UnwellCamera] = [*cameras[:are_open], *state.unwell, *cameras[are_open:]]
+    warm_ups = sorted(state.warm_ups, key=lambda one: one.thresholds is None)
+    ordered: list[_Row] = [*cameras[:are_open], *state.unwell, *cameras[are_open:], *warm_ups]
     kept = len(ordered)
     text = _text(state, ordered, next_offset)
     while len(text) > max_bytes and kept:
@@ -195,28 +264,65 @@ def unpack(text: str, next_offset: int) -> PartitionState | None:
         data = unpacker.decompress(base64.b85decode(text[len(_FORMAT) :]), _MAX_UNPACKED_BYTES)
         if not unpacker.eof:
             return None
-        bundle, rule_version, read_back, packed, unwell = _packed.validate_json(data)
-        cameras = tuple(_unpacked(one, next_offset) for one in packed)
-        others = tuple(_unpacked_health(one, next_offset) for one in unwell)
-        state = PartitionState(bundle, rule_version, next_offset - read_back, cameras, others)
-        if not 0 <= state.read_from <= next_offset or not all(_is_possible(one, next_offset) for one in cameras):
-            return None
-        if not all(_is_possible_health(one, next_offset) for one in others):
-            return None
+        bundles, packed_terms, read_back, packed, unwell, warm_ups = _packed.validate_json(data)
+        terms = [_unpacked_terms(one, bundles) for one in packed_terms]
+        state = PartitionState(
+            next_offset - read_back,
+            tuple(_unpacked(one, next_offset, _at(terms, one.terms)) for one in packed),
+            tuple(_unpacked_health(one, next_offset, _at(terms, one.terms)) for one in unwell),
+            tuple(WarmUpState(one.camera_id, _at(terms, one.terms), one.seen, one.thresholds) for one in warm_ups),
+        )
     except (ValueError, OverflowError, zlib.error, ValidationError):
         return None
-    return state
+    is_possible = (
+        0 <= state.read_from <= next_offset
+        and all(_is_possible(one, next_offset) for one in state.cameras)
+        and all(_is_possible_health(one, next_offset) for one in state.unwell)
+        and all(_is_possible_warm_up(one) for one in state.warm_ups)
+    )
+    return state if is_possible else None
 
 
-def _text(state: PartitionState, kept: Sequence[CameraState | UnwellCamera], next_offset: int) -> str:
-    rows = [_to_packed(one, next_offset) for one in kept if isinstance(one, CameraState)]
-    unwell = [_to_packed_health(one, next_offset) for one in kept if isinstance(one, UnwellCamera)]
-    value = [state.bundle, state.rule_version, next_offset - state.read_from, rows, unwell]
+def _text(state: PartitionState, kept: Sequence[_Row], next_offset: int) -> str:
+    terms = list(dict.fromkeys(_key(one.terms) for one in kept))
+    bundles = list(dict.fromkeys(bundle for bundle, _, _ in terms))
+    number = {key: place for place, key in enumerate(terms)}
+    rows = [_to_packed(one, next_offset, number[_key(one.terms)]) for one in kept if isinstance(one, CameraState)]
+    unwell = [
+        _to_packed_health(one, next_offset, number[_key(one.terms)]) for one in kept if isinstance(one, UnwellCamera)
+    ]
+    warm_ups = [
+        _PackedWarmUp(one.camera_id, number[_key(one.terms)], one.seen, one.thresholds)
+        for one in kept
+        if isinstance(one, WarmUpState)
+    ]
+    packed_terms = [(bundles.index(bundle), version, threshold) for bundle, version, threshold in terms]
+    value = [bundles, packed_terms, next_offset - state.read_from, rows, unwell, warm_ups]
     data = json.dumps(value, separators=(",", ":")).encode()
     return _FORMAT + base64.b85encode(zlib.compress(data, 9)).decode()
 
 
-def _to_packed(camera: CameraState, next_offset: int) -> _Packed:
+def _key(terms: Terms) -> tuple[_PackedBundle, str, float]:
+    bundle = terms.bundle
+    packed = _PackedBundle(bundle.name, bundle.version, bundle.digest.removeprefix(_DIGEST_BEGINS))
+    return packed, terms.rule_version, terms.threshold
+
+
+def _unpacked_terms(packed: _PackedTerms, bundles: Sequence[_PackedBundle]) -> Terms:
+    name, version, digest = _at(bundles, packed.bundle)
+    if not math.isfinite(packed.threshold) or not _RULE_VERSION.fullmatch(packed.rule_version):
+        raise ValueError("terms that no engine has")
+    bundle = BundleReference(name=name[:_MOST_NAME], version=version[:_MOST_NAME], digest=_DIGEST_BEGINS + digest)
+    return Terms(bundle, packed.rule_version, packed.threshold)
+
+
+def _at(of: Sequence[ItemT], place: int) -> ItemT:
+    if not 0 <= place < len(of):
+        raise ValueError("there is nothing at that place")
+    return of[place]
+
+
+def _to_packed(camera: CameraState, next_offset: int, terms: int) -> _Packed:
     kept, event = camera.following, camera.following.event
     first, peak, last = camera.first, camera.peak, camera.last
     began_ms = first.captured_at_ms
@@ -229,10 +335,13 @@ def _to_packed(camera: CameraState, next_offset: int) -> _Packed:
         (next_offset - first.offset, next_offset - peak.offset, next_offset - last.offset),
         next_offset - camera.peak_from,
         (began_ms, peak.captured_at_ms - began_ms, last.captured_at_ms - began_ms),
+        terms,
+        float(f"{camera.p_value:.4g}"),
+        camera.severity,
     )
 
 
-def _unpacked(packed: _Packed, next_offset: int) -> CameraState:
+def _unpacked(packed: _Packed, next_offset: int, terms: Terms) -> CameraState:
     first, peak, last, told_at = (-back for back in packed.positions)
     with np.errstate(over="ignore"):
         peak_score, told_score = (float(np.float32(score)) for score in packed.scores)
@@ -248,10 +357,13 @@ def _unpacked(packed: _Packed, next_offset: int) -> CameraState:
         Place(next_offset - peak_back, began_ms + peak_after_ms),
         Place(next_offset - last_back, began_ms + last_after_ms),
         next_offset - packed.peak_from,
+        terms,
+        packed.p_value,
+        packed.severity,
     )
 
 
-def _to_packed_health(camera: UnwellCamera, next_offset: int) -> _PackedUnwell:
+def _to_packed_health(camera: UnwellCamera, next_offset: int, terms: int) -> _PackedUnwell:
     conditions = [
         _PackedCondition(
             one.state,
@@ -262,10 +374,10 @@ def _to_packed_health(camera: UnwellCamera, next_offset: int) -> _PackedUnwell:
         )
         for one in camera.conditions
     ]
-    return _PackedUnwell(camera.camera_id, camera.frames_unwell, conditions)
+    return _PackedUnwell(camera.camera_id, camera.frames_unwell, conditions, terms)
 
 
-def _unpacked_health(packed: _PackedUnwell, next_offset: int) -> UnwellCamera:
+def _unpacked_health(packed: _PackedUnwell, next_offset: int, terms: Terms) -> UnwellCamera:
     conditions = tuple(
         Condition(
             one.state,
@@ -277,7 +389,7 @@ def _unpacked_health(packed: _PackedUnwell, next_offset: int) -> UnwellCamera:
         )
         for one in packed.conditions
     )
-    return UnwellCamera(packed.camera_id, packed.frames_unwell, conditions)
+    return UnwellCamera(packed.camera_id, packed.frames_unwell, conditions, terms)
 
 
 def _is_possible_health(camera: UnwellCamera, next_offset: int) -> bool:
@@ -305,7 +417,24 @@ def _is_possible(camera: CameraState, next_offset: int) -> bool:
         and 0 <= event.updates <= _MOST
         and 0 <= first.offset <= peak.offset <= last.offset < next_offset
         and 0 <= camera.peak_from <= peak.offset
+        and 0 <= camera.p_value <= 1
         and all(0 <= place.captured_at_ms <= MAX_TIME_MS for place in (first, peak, last))
+    )
+
+
+def _is_possible_warm_up(camera: WarmUpState) -> bool:
+    seen = camera.seen
+    numbers = (*seen.recent, *seen.maxima, *(camera.thresholds or ()), seen.highest or 0.0)
+    return (
+        CAMERA_ID.fullmatch(camera.camera_id) is not None
+        and 0 <= seen.frames <= _MOST
+        and all(0 <= at_ms <= MAX_TIME_MS for at_ms in (seen.first_ms, seen.last_ms))
+        and len(seen.maxima) <= 2 * BLOCKS
+        and len(seen.histogram) <= _MOST_BINS
+        and all(abs(place) <= _MOST and count > 0 for place, count in seen.histogram)
+        and sum(count for _, count in seen.histogram) <= _MOST_FRAMES
+        and all(abs(number) <= _MOST_SCORE for number in numbers)
+        and (camera.thresholds is None or camera.thresholds.release <= camera.thresholds.threshold)
     )
 
 

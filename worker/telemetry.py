@@ -76,6 +76,12 @@ class Metrics:
             "framewatch_frame_oddities", "Frames scored or rejected although odd", ["kind"], registry=self.registry
         )
         self.partitions = Gauge("framewatch_assigned_partitions", "Partitions assigned", registry=self.registry)
+        self.reloads = Counter(
+            "framewatch_reloads", "Settings, cameras and bundles loaded anew", ["outcome"], registry=self.registry
+        )
+        self.loaded_at = Gauge(
+            "framewatch_loaded_timestamp_seconds", "When what is in force was loaded", registry=self.registry
+        )
         self.bundle = Info("framewatch_bundle", "Bundle and provider in use", registry=self.registry)
         self._cameras: set[str] = set()
 

@@ -29,7 +29,7 @@ from trainer.labels import read_labels
 from trainer.settings import FitSettings
 from worker.records import capture_time_oddity, read_frame
 from worker.settings import WorkerSettings
-from worker.state import pack, unpack
+from worker.state import PartitionState, pack, unpack
 
 PREPROCESSING = Preprocessing(height=32, width=48, motion="none")
 LIMITS = FrameLimits(max_frame_pixels=2**20, max_frame_bytes=2**16)
@@ -114,20 +114,39 @@ def test_a_record_is_a_frame_or_a_frame_error(key, value, headers, timestamp):
     capture_time_oddity(record, 1.7e12)
 
 
+FORMAT = pack(PartitionState(0), 0, 4096)[0][0]
+
+
 def packed(value):
-    return "1" + base64.b85encode(zlib.compress(json.dumps(value).encode())).decode()
+    return FORMAT + base64.b85encode(zlib.compress(json.dumps(value).encode())).decode()
 
 
+few = st.integers(-1, 2)
 numbers = st.integers(-(10**20), 10**20) | st.integers(-3, 30)
 rows = st.tuples(
     st.text(max_size=9), st.booleans(), st.tuples(*[numbers] * 4), st.tuples(*[st.floats()] * 2), numbers,
-    st.tuples(*[numbers] * 3), numbers, st.tuples(*[numbers] * 3),
+    st.tuples(*[numbers] * 3), numbers, st.tuples(*[numbers] * 3), few, st.floats(), st.sampled_from(["low", "x"]),
 )  # fmt: skip
-states = st.tuples(st.text(max_size=9), st.text(max_size=9), numbers, st.lists(rows, max_size=3)).map(packed)
+conditions = st.tuples(
+    st.sampled_from(["black", "x"]), st.booleans(), st.tuples(*[numbers] * 2), st.tuples(*[numbers] * 2),
+    st.tuples(*[numbers] * 2),
+)  # fmt: skip
+unwell = st.tuples(st.text(max_size=9), numbers, st.lists(conditions, max_size=2), few)
+seen = st.tuples(
+    numbers, numbers, numbers, st.lists(st.floats(), max_size=3), st.none() | st.floats(),
+    st.lists(st.floats(), max_size=3), st.lists(st.tuples(numbers, numbers), max_size=3),
+)  # fmt: skip
+warm_ups = st.tuples(st.text(max_size=9), few, seen, st.none() | st.tuples(st.floats(), st.floats()))
+bundles = st.tuples(st.text(max_size=9), st.text(max_size=9), st.text(max_size=9) | st.just("0a" * 32))
+terms = st.tuples(few, st.text(max_size=9) | st.just("1-0f3a9c21"), st.floats())
+states = st.tuples(
+    st.lists(bundles, max_size=2), st.lists(terms, max_size=2), numbers, st.lists(rows, max_size=3),
+    st.lists(unwell, max_size=2), st.lists(warm_ups, max_size=2),
+).map(packed)  # fmt: skip
 
 
 @given(
-    st.text(max_size=200) | st.binary(max_size=60).map(lambda data: "1" + data.decode("latin-1")) | states,
+    st.text(max_size=200) | st.binary(max_size=60).map(lambda data: FORMAT + data.decode("latin-1")) | states,
     st.integers(0, 50),
 )
 def test_metadata_of_an_offset_is_a_state_or_none(text, offset):

@@ -6,6 +6,7 @@ import threading
 import time
 import urllib.request
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,9 +17,11 @@ from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 from contract.errors import BundleError, DeliveryError, FrameError
 from contract.steady_consumer import UnreadableRecordError
 from tests.worker.test_engine import BRIGHT, DARK, detector, frame
+from worker.cameras import Cameras
 from worker.engine import Engine
 from worker.loop import WorkerLoop
 from worker.partitions import Losses
+from worker.profile import make_profile
 from worker.records import dead_letter_record, read_frame
 from worker.settings import HttpSettings, WorkerSettings
 from worker.telemetry import Metrics, Probes, SilenceWatch, TelemetryServer
@@ -144,7 +147,18 @@ def no_watch(_name, _seconds):
     yield
 
 
-def make(records, *, batch=4, deliver=None, scores="scores", commit_interval_ms=10, probes=None, fails=(), **more):
+def make(
+    records,
+    *,
+    batch=4,
+    deliver=None,
+    scores="scores",
+    commit_interval_ms=10,
+    probes=None,
+    fails=(),
+    reloaded=lambda: None,
+    **more,
+):
     journal, values = [], defaultdict(list)
     source = Source(records, journal)
     settings = WorkerSettings(
@@ -163,8 +177,13 @@ def make(records, *, batch=4, deliver=None, scores="scores", commit_interval_ms=
 
     sink = SimpleNamespace(send=deliver or write_down) if fails == () else PlayedTransactions(source, write_down, fails)
     engine = Engine(detector())
+    profile = make_profile(engine_detector := detector())
+    allowed = frozenset(settings.allowed_cameras) if settings.allowed_cameras is not None else None
+    cameras = Cameras(profile, settings.late, allowed, {}, {Path("unused"): engine_detector})
     clock = (number / 100 for number in itertools.count()).__next__
-    loop = WorkerLoop(source, sink, engine, settings, metrics, probes, losses, source.read_back, no_watch, clock)
+    loop = WorkerLoop(
+        source, sink, engine, settings, cameras, reloaded, metrics, probes, losses, source.read_back, no_watch, clock
+    )
     source.on_empty = loop.stop
     return SimpleNamespace(
         loop=loop, source=source, engine=engine, journal=journal, values=values, metrics=metrics, losses=losses,

@@ -93,7 +93,7 @@ def test_a_dead_letter_says_why_and_where_it_stood():
 
 def test_a_score_record_says_whose_frame_it_is_and_is_keyed_by_camera():
     (outcome,) = Engine(detector()).process([frame(9, BRIGHT, partition=3)])
-    sent = score_record(outcome, 6.0, "scores")
+    sent = score_record(outcome, "scores")
     assert (sent.topic, sent.key, sent.timestamp_ms) == ("scores", b"door", None)
     assert json.loads(sent.value) == {
         "camera_id": "door",
@@ -102,7 +102,7 @@ def test_a_score_record_says_whose_frame_it_is_and_is_keyed_by_camera():
         "offset": 9,
         "captured_at_ms": 9000,
         "anomaly_score": outcome.anomaly_score,
-        "threshold": 6.0,
+        "threshold": outcome.threshold,
         "is_anomalous": True,
         "counts": True,
     }
@@ -121,7 +121,7 @@ def test_an_alert_record_is_structured_cloud_events_keyed_by_camera():
 def test_the_same_frames_give_the_same_records():
     def sent():
         outcomes = Engine(detector()).process([frame(i, BRIGHT) for i in range(3)])
-        return [score_record(outcome, 6.0, "scores") for outcome in outcomes] + [
+        return [score_record(outcome, "scores") for outcome in outcomes] + [
             alert_record(alert, KAFKA) for outcome in outcomes for alert in outcome.alerts
         ]
 
@@ -175,7 +175,7 @@ def test_a_dead_letter_without_its_bulk_still_says_why_and_where():
 
 def test_a_score_has_no_bulk_to_leave_out():
     (outcome,) = Engine(detector()).process([frame(9, BRIGHT)])
-    assert without_bulk(score_record(outcome, 6.0, "scores")) is None
+    assert without_bulk(score_record(outcome, "scores")) is None
 
 
 def test_a_sender_cannot_pass_a_dead_letter_off_as_an_alert():

@@ -10,14 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contract.alert import BundleReference
 from contract.event import Event, Following
 from contract.frame import Preprocessing
 from contract.kafka_source import MAX_TIME_MS
 from tests.worker.test_engine import BRIGHT, DARK, detector, frame
 from worker.engine import READ_BACK_FRAMES, Engine
+from worker.profile import Terms
 from worker.state import CameraState, PartitionState, Place, pack, unpack
 
 LIMIT = 4096
+BUNDLE = BundleReference(name="hall", version="2026-11-26", digest="sha256:" + "0123456789abcdef" * 4)
+OTHER = BUNDLE.model_copy(update={"digest": "sha256:" + "b" * 64})
+TERMS = Terms(BUNDLE, "1-0f3a9c21", 3.25)
 
 
 def camera(name, next_offset=1_000_000, *, is_open=True, began=200):
@@ -26,12 +31,12 @@ def camera(name, next_offset=1_000_000, *, is_open=True, began=200):
     ms = 1_790_000_000_000
     return CameraState(
         name, following, Place(next_offset - began * 40, ms), Place(next_offset - 280, ms + 7_700),
-        Place(next_offset - 80, ms + 8_000), next_offset - 560,
+        Place(next_offset - 80, ms + 8_000), next_offset - 560, TERMS, 0.00125, "high",
     )  # fmt: skip
 
 
 def a_state(cameras):
-    return PartitionState("0123456789abcdef" * 2, "1-0f3a9c21", 999_000, tuple(cameras))
+    return PartitionState(999_000, tuple(cameras))
 
 
 NEXT = 1_000_000
@@ -51,7 +56,9 @@ def possible_cameras(draw):
     following = Following(event, draw(st.booleans()), draw(scores), draw(st.integers(-(10**12), 10**6)))
     offsets = rising(0, NEXT - 1)
     places = [Place(offset, draw(st.integers(0, MAX_TIME_MS))) for offset in offsets]
-    return CameraState(draw(names), following, *places, draw(st.integers(0, offsets[1])))
+    terms = draw(st.sampled_from([TERMS, TERMS._replace(threshold=4.0), TERMS._replace(bundle=OTHER)]))
+    rarity = draw(st.sampled_from([0.0, 1e-9, 0.25, 1.0])), draw(st.sampled_from(["low", "medium", "high", "critical"]))
+    return CameraState(draw(names), following, *places, draw(st.integers(0, offsets[1])), terms, *rarity)
 
 
 @given(st.lists(possible_cameras(), max_size=5))
@@ -61,7 +68,7 @@ def test_what_is_packed_comes_back_as_it_was(cameras):
     assert left_out == 0
     back = unpack(text, NEXT)
     assert sorted(map(str, back.cameras)) == sorted(map(str, cameras))
-    assert (back.bundle, back.rule_version, back.read_from) == (state.bundle, state.rule_version, state.read_from)
+    assert back.read_from == state.read_from
 
 
 def with_event(**changes):
@@ -83,6 +90,9 @@ FORGED = {
     "positions out of order": with_event(peak=-1),
     "long ago": with_event(first=-(10**4000)),
     "fewer than no updates": with_event(updates=-1),
+    "likelier than certain": dataclasses.replace(camera("a"), p_value=1.5),
+    "a threshold that is no number": dataclasses.replace(camera("a"), terms=TERMS._replace(threshold=float("inf"))),
+    "a rule of any text": dataclasses.replace(camera("a"), terms=TERMS._replace(rule_version="x\n")),
     "told of after all": dataclasses.replace(
         camera("a"), following=dataclasses.replace(camera("a").following, told_at=10**4000)
     ),
@@ -125,7 +135,7 @@ def test_what_does_not_fit_is_left_out_the_latest_and_the_not_yet_open_first():
 SOUND = pack(a_state([]), 5, LIMIT)[0]
 
 
-@pytest.mark.parametrize("text", ["", "x", "1", "1{}", "1\x00", "2" + SOUND[1:], SOUND[:-4]])
+@pytest.mark.parametrize("text", ["", "x", "3", "3{}", "3\x00", "2" + SOUND[1:], SOUND[:-4]])
 def test_what_is_no_state_is_none(text):
     assert unpack(text, 5) is None
 
@@ -134,13 +144,13 @@ def test_a_score_that_is_no_number_is_none():
     broken = camera("a")
     broken = CameraState(
         "a", Following(Event(0, 0, 0, float("nan")), is_open=True, told_score=0, told_at=0), broken.first,
-        broken.peak, broken.last, broken.peak_from,
+        broken.peak, broken.last, broken.peak_from, TERMS, 0.5, "low",
     )  # fmt: skip
     assert unpack(pack(a_state([broken]), 5, LIMIT)[0], 5) is None
 
 
 def test_text_that_unpacks_to_very_much_is_none():
-    bomb = "1" + base64.b85encode(zlib.compress(b"[" + b" " * 2**26 + b"]", 9)).decode()
+    bomb = SOUND[0] + base64.b85encode(zlib.compress(b"[" + b" " * 2**26 + b"]", 9)).decode()
     assert unpack(bomb, 5) is None
 
 
@@ -221,7 +231,7 @@ def test_no_more_is_read_back_than_the_next_clips_need():
     assert 8 <= end - first <= 10
 
 
-def test_events_of_another_bundle_do_not_go_on_but_its_clips_do():
+def test_an_event_of_another_bundle_ends_under_its_own_id():
     frames = some_footage()[:60]
     engine = Engine(remembering_detector())
     engine.process(frames)
@@ -229,8 +239,14 @@ def test_events_of_another_bundle_do_not_go_on_but_its_clips_do():
     other = remembering_detector()
     other.bundle.reference = other.bundle.reference.model_copy(update={"digest": "sha256:" + "b" * 64})
     after = Engine(other)
-    assert after.restore("frames", 0, text, len(frames), lambda first, end: iter(frames[first:end])) == 0
-    assert len(after.state("frames", 0, len(frames), LIMIT)[0]) < len(text)
+    assert after.restore("frames", 0, text, len(frames), lambda first, end: iter(frames[first:end])) == 2
+    (before,) = [alert for alert in engine.close_events() if alert.subject == "door"]
+    (ended,) = after.process([frame(len(frames), DARK, "door")])[0].alerts
+    assert ended.type == "framewatch.anomaly.ended.v1"
+    left_out = {"snapshot": None, "heat_map": None, "boxes": (), "anomalous_area_percent": 0.0}
+    same = {"p_value": pytest.approx(before.data.p_value, rel=1e-3)}
+    assert ended.data.model_dump() == {**before.data.model_dump(), **left_out, **same}
+    assert [one.alerts for one in after.process([frame(len(frames) + 1, DARK, "door")])] == [()]
 
 
 def test_an_event_goes_on_without_pictures_where_its_frames_are_gone():
@@ -252,9 +268,7 @@ def restored_ranges(cameras, **settings):
     """Ranges of offsets that an engine reads to go on from a state, far behind its beginning."""
     at = 10**9
     made = detector()
-    empty = Engine(made)
-    digest, rule = empty._digest_half, empty._rule_version
-    state = PartitionState(digest, rule, at, tuple(cameras))
+    state = PartitionState(at, tuple(cameras))
     read = []
     engine = Engine(made, **settings)
     engine.restore("frames", 0, pack(state, at, 10**6)[0], at, lambda *one: read.append(one) or iter(()))
@@ -278,6 +292,6 @@ def test_no_state_makes_an_engine_read_without_bound():
 def test_names_that_fill_a_topic_fill_no_memory():
     frames = [frame(number, DARK, f"name-{number}") for number in range(300)]
     engine = Engine(remembering_detector(), max_cameras=8)
-    text = pack(PartitionState(engine._digest_half, engine._rule_version, 0), 300, LIMIT)[0]
+    text = pack(PartitionState(0), 300, LIMIT)[0]
     engine.restore("frames", 0, text, 300, lambda first, end: iter(frames[first:end]))
     assert [key[2] for key in engine._cameras] == [f"name-{number}" for number in range(292, 300)]

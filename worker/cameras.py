@@ -1,0 +1,187 @@
+"""What is in force for every camera: settings and bundles, resolved once, then asked for each frame."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from contract.alert import utc
+from contract.errors import ConfigError, FrameError
+from contract.manifest import Bundle, open_bundle
+from worker.camera_settings import CameraSettings, LateSettings, ProfileSettings, ScheduledSettings, load_cameras
+from worker.profile import BatchScorer, Profile, make_profile
+from worker.settings import WorkerSettings
+from worker.zones import Zones
+
+
+@dataclass(frozen=True, slots=True)
+class _Camera:
+    profile: Profile
+    late: LateSettings
+    time_zone: ZoneInfo
+    schedule: tuple[tuple[ScheduledSettings, Profile], ...]
+
+
+class Cameras:
+    """Says what is in force for a camera's frame; made by `resolve`, and never changed.
+
+    Args:
+        default: For cameras of which nothing is set; None where their frames are refused.
+        late: What becomes of their late frames.
+        allowed: Cameras whose frames are scored; None for all.
+        known: Those of which something is set.
+        bundles: In use, by folder, that of the settings first.
+    """
+
+    def __init__(
+        self,
+        default: Profile | None,
+        late: LateSettings,
+        allowed: frozenset[str] | None,
+        known: Mapping[str, _Camera],
+        bundles: Mapping[Path, BatchScorer],
+    ) -> None:
+        self._default = default
+        self._late = late
+        self._allowed = allowed
+        self._known = known
+        self.bundles = bundles
+
+    @property
+    def known(self) -> int:
+        """Number of cameras of which something is set."""
+        return len(self._known)
+
+    @property
+    def detector(self) -> BatchScorer:
+        """Of the settings' own bundle."""
+        return next(iter(self.bundles.values()))
+
+    def require(self, camera_id: str) -> None:
+        """Refuse the frame of a camera whose frames are not scored.
+
+        Raises:
+            FrameError: ``camera_not_allowed`` or ``camera_unknown``.
+        """
+        if self._allowed is not None and camera_id not in self._allowed:
+            raise FrameError("camera_not_allowed", f"camera {camera_id} is not among allowed_cameras")
+        if not self.admits(camera_id):
+            raise FrameError("camera_unknown", f"camera {camera_id} is not among cameras, and unknown ones are refused")
+
+    def admits(self, camera_id: str) -> bool:
+        """Whether frames of a camera are scored."""
+        is_allowed = self._allowed is None or camera_id in self._allowed
+        return is_allowed and (self._default is not None or camera_id in self._known)
+
+    def late(self, camera_id: str) -> LateSettings:
+        """What becomes of a camera's late frames."""
+        known = self._known.get(camera_id)
+        return known.late if known is not None else self._late
+
+    def profile(self, camera_id: str, captured_at_ms: int) -> Profile:
+        """What is in force for a frame.
+
+        Args:
+            camera_id: Whose it is.
+            captured_at_ms: Its capture time, ms since 1970; schedules go by it, so that a replay agrees.
+
+        Raises:
+            FrameError: Frames of this camera are not scored.
+        """
+        known = self._known.get(camera_id)
+        if known is None:
+            self.require(camera_id)
+            assert self._default is not None  # noqa: S101 - required
+            return self._default
+        if known.schedule:
+            try:
+                local = utc(captured_at_ms).astimezone(known.time_zone)
+            except OverflowError:
+                return known.profile
+            for when, profile in known.schedule:
+                if when.holds_at(local):
+                    return profile
+        return known.profile
+
+
+class Resolver:
+    """Makes `Cameras` of settings; bundles that it has opened before, and that did not change, are opened once.
+
+    Args:
+        open_detector: Makes a bundle ready to score.
+    """
+
+    def __init__(self, open_detector: Callable[[Bundle], BatchScorer]) -> None:
+        self._open_detector = open_detector
+        self._ready: dict[str, BatchScorer] = {}
+
+    def resolve(self, settings: WorkerSettings) -> Cameras:
+        """Open every bundle, verified and tried, and say what is in force for each camera.
+
+        Raises:
+            ConfigError: A camera's setting is wrong.
+            BundleError: A bundle cannot be trusted.
+        """
+        known = load_cameras(settings.cameras) if settings.cameras is not None else {}
+        bundles = {folder: self._detector(folder, settings.bundle_public_key) for folder in folders(settings, known)}
+        self._ready = {detector.bundle.digest: detector for detector in bundles.values()}
+        below = _common(settings)
+        warm_up = settings.warm_up_frames if settings.unknown_cameras == "warm_up" else 0
+        accepts = settings.unknown_cameras != "refuse"
+        allowed = frozenset(settings.allowed_cameras) if settings.allowed_cameras is not None else None
+        return Cameras(
+            _profile(below, bundles, "settings", warm_up) if accepts else None,
+            settings.late,
+            allowed,
+            {name: _camera(name, camera, below, settings.late, bundles) for name, camera in known.items()},
+            bundles,
+        )
+
+    def _detector(self, folder: Path, public_key: Path | None) -> BatchScorer:
+        bundle = open_bundle(folder, public_key)
+        return self._ready.get(bundle.digest) or self._open_detector(bundle)
+
+
+def folders(settings: WorkerSettings, known: Mapping[str, CameraSettings]) -> list[Path]:
+    """Name the folder of every bundle, the settings' own first."""
+    named = [settings.bundle]
+    for camera in known.values():
+        named += [one.bundle for one in (camera, *camera.schedule) if one.bundle is not None]
+    return list(dict.fromkeys(named))
+
+
+def _common(settings: WorkerSettings) -> ProfileSettings:
+    return ProfileSettings(
+        bundle=settings.bundle,
+        threshold=settings.threshold,
+        false_events_per_day=settings.false_events_per_day,
+        event_rule=settings.event_rule,
+    )
+
+
+def _camera(
+    name: str, camera: CameraSettings, below: ProfileSettings, late: LateSettings, bundles: Mapping[Path, BatchScorer]
+) -> _Camera:
+    own = camera.over(below)
+    schedule = tuple(
+        (one, _profile(one.over(own), bundles, f"cameras: {name}: schedule: {one.name}")) for one in camera.schedule
+    )
+    profile = _profile(own, bundles, f"cameras: {name}")
+    return _Camera(profile, camera.late or late, ZoneInfo(camera.time_zone), schedule)
+
+
+def _profile(
+    said: ProfileSettings, bundles: Mapping[Path, BatchScorer], where: str, warm_up_frames: int = 0
+) -> Profile:
+    assert said.bundle is not None  # noqa: S101 - the settings name one
+    try:
+        return make_profile(
+            bundles[said.bundle],
+            threshold=said.threshold,
+            event_rule=said.event_rule,
+            zones=Zones(zones=said.zones or (), masks=said.masks or ()),
+            warm_up_frames=warm_up_frames,
+            false_events_per_day=said.false_events_per_day,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
