@@ -52,7 +52,7 @@ soak: $(STAMP)  ## run a worker for an hour, report memory, descriptors and lag,
 	@$(BIN)/python -m deploy.soak $(ARGS)
 
 fuzz: $(STAMP)  ## feed what parses input with five hundred times the examples of the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --hypothesis-profile long --numprocesses 2 tests/fuzz $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --hypothesis-profile long --timeout 7200 --numprocesses 2 tests/fuzz $(ARGS)
 
 gpu-check: $(STAMP)  ## measure parity, throughput and training on this machine's GPU, write docs/benchmarks/gpu.md
 	@$(BIN)/python -m deploy.gpu_check $(ARGS)

@@ -19,6 +19,7 @@ Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _DAYS: Final[tuple[Day, ...]] = get_args(Day)
 _MAX_CAMERAS: Final = 100_000
 _MINUTES_A_DAY: Final = 24 * 60
+_SECONDS_AN_HOUR: Final = 3600
 _CAMERA_ID: Final = re.compile(CAMERA_ID_PATTERN)
 _SUFFIXES: Final = (".yaml", ".yml")
 
@@ -98,9 +99,12 @@ class ScheduledSettings(ProfileSettings):
     @field_validator("begins", "ends", mode="before")
     @classmethod
     def _as_written(cls, at: object) -> object:
+        if isinstance(at, str):
+            return f"0{at}" if at[1:2] == ":" else at
         # YAML 1.1 reads 20:30 without quotes as a number to the base of 60.
         if isinstance(at, int) and not isinstance(at, bool):
-            minutes, seconds = divmod(at, 60) if at >= _MINUTES_A_DAY else (at, 0)
+            # Hours and minutes, or seconds too: without quotes an hour does not begin with 0.
+            minutes, seconds = divmod(at, 60) if at >= _SECONDS_AN_HOUR else (at, 0)
             if not 0 <= minutes < _MINUTES_A_DAY:
                 raise ValueError('is no time of a day, such as "20:30"')
             return time(minutes // 60, minutes % 60, seconds)

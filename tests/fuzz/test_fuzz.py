@@ -4,11 +4,13 @@ Each test is given arbitrary input and good input with something changed. What w
 """
 
 import base64
+import contextlib
 import copy
 import json
 import shutil
 import struct
 import zlib
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import yaml
@@ -27,9 +29,11 @@ from contract.source import split_ranges
 from tests.contract.test_frame import JPEG, PNG
 from trainer.labels import read_labels
 from trainer.settings import FitSettings
+from worker.camera_settings import load_cameras
 from worker.records import capture_time_oddity, read_frame
 from worker.settings import WorkerSettings
 from worker.state import PartitionState, pack, unpack
+from worker.zones import Zones
 
 PREPROCESSING = Preprocessing(height=32, width=48, motion="none")
 LIMITS = FrameLimits(max_frame_pixels=2**20, max_frame_bytes=2**16)
@@ -222,6 +226,36 @@ def test_settings_load_or_are_a_config_error(tmp_path_factory, data):
         one_line(error)
 
 
+@given(st.data())
+def test_cameras_are_read_or_are_a_config_error(tmp_path_factory, data):
+    file = tmp_path_factory.getbasetemp() / "fuzzed-cameras.yaml"
+    tree = data.draw(st.one_of(changed_tree(CAMERAS), values, st.text(max_size=60)))
+    text = tree if isinstance(tree, str) else yaml.safe_dump(tree)
+    file.write_text(text, encoding="utf-8", errors="surrogatepass")
+    try:
+        cameras = load_cameras(file)
+    except ConfigError as error:
+        one_line(error)
+        return
+    for camera in cameras.values():
+        for one in camera.schedule:
+            one.holds_at(datetime(2026, 11, 26, 17, 30, tzinfo=UTC))
+        with contextlib.suppress(ValueError):
+            Zones(zones=camera.zones or (), masks=camera.masks or ()).region((6, 9))
+
+
+CAMERAS = {
+    "hall": {
+        "bundle": "bundles/hall",
+        "false_events_per_day": 0.5,
+        "zones": [[[0, 0], [1, 0], [1, 0.5]]],
+        "masks": [[[0.1, 0.1], [0.2, 0.1], [0.2, 0.3]]],
+        "late": {"policy": "skip_to_fresh", "max_age_seconds": 5},
+        "time_zone": "Europe/Berlin",
+        "schedule": [{"name": "night", "begins": "20:30", "ends": "06:00", "days": ["mon"], "threshold": 3.0}],
+    },
+    "yard": {"event_rule": {"min_frames": 3}},
+}
 WORKER = {
     "bundle": "bundle",
     "provider": "cpu",
