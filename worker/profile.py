@@ -80,7 +80,8 @@ class Profile:
     def rarity(self, peak_score: float) -> tuple[float, Severity]:
         """Probability that a normal frame scores as high, 0..1, and how much rarer than the threshold that is."""
         calibration = self.detector.bundle.manifest.calibration
-        p_value = calibration.tail.p_value(peak_score)
+        # Four digits are more than a fitted tail knows, and travel with an offset.
+        p_value = float(f"{calibration.tail.p_value(peak_score):.4g}")
         # A threshold set for a long duration is one that single frames often reach.
         allowed = min(calibration.tail.p_value(self.threshold), calibration.budget_per_frame)
         return p_value, severity(p_value, allowed)

@@ -336,7 +336,7 @@ def _to_packed(camera: CameraState, next_offset: int, terms: int) -> _Packed:
         next_offset - camera.peak_from,
         (began_ms, peak.captured_at_ms - began_ms, last.captured_at_ms - began_ms),
         terms,
-        float(f"{camera.p_value:.4g}"),
+        camera.p_value,
         camera.severity,
     )
 
