@@ -20,10 +20,11 @@ CONTENT_TYPE: Final = "application/cloudevents+json; charset=UTF-8"
 SCHEMA_PATH: Final = "docs/schemas/alert.v1.json"
 CAMERA_ID_PATTERN: Final = r"^[A-Za-z0-9._-]{1,128}$"
 
-HealthState = Literal["black", "overexposed", "covered", "moved", "frozen"]
+HealthState = Literal["black", "overexposed", "covered", "moved", "frozen", "infrared", "silent"]
 CameraAlertType = Literal[
     "framewatch.camera.black.v1", "framewatch.camera.overexposed.v1", "framewatch.camera.covered.v1",
-    "framewatch.camera.moved.v1", "framewatch.camera.frozen.v1",
+    "framewatch.camera.moved.v1", "framewatch.camera.frozen.v1", "framewatch.camera.infrared.v1",
+    "framewatch.camera.silent.v1",
 ]  # fmt: skip
 AlertType = Literal["framewatch.anomaly.started.v1", "framewatch.anomaly.updated.v1", "framewatch.anomaly.ended.v1"]
 

@@ -5,6 +5,8 @@ between its gradients and those of the usual picture. A block whose edges are ot
 few at all. A camera that was turned shows other edges in place of those it lost, one that is covered hides them, and
 one out of focus has fewer fine edges for its coarse ones. Of the blocks only those count that usually have edges, so
 that a wall does not matter, and of them so large a share as no one who stands in view takes.
+
+A camera that usually shows colours and shows none has switched to infrared light.
 """
 
 import base64
@@ -35,8 +37,12 @@ _LOST_BEYOND_USUAL: Final = 0.35
 _BLURRED: Final = 0.8
 _BLACK: Final = 10.0
 _OVEREXPOSED: Final = 240.0
+_COLOURED: Final = 1.0
+_COLOURLESS: Final = 1.0
+_COLOUR_LEFT: Final = 0.1
 _MAX_PICTURE_BYTES: Final = 512 * 1024
 _REFERENCE_FRAMES: Final = 64
+_READ_SMALL: Final = cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 class Look(NamedTuple):
@@ -68,6 +74,9 @@ class SceneReference(FrozenModel):
     usually_lost: float = Field(ge=0, le=1)
     """Share of blocks that normal frames lose at the most, 0..1."""
 
+    least_colour: float = Field(default=0.0, ge=0, le=255)
+    """Colour that normal frames show at the least, see `colour_of`, 0..255; 0 where that is not known."""
+
     @field_validator("picture")
     @classmethod
     def _is_a_picture(cls, text: str) -> str:
@@ -75,12 +84,13 @@ class SceneReference(FrozenModel):
         return text
 
     @classmethod
-    def of(cls, frames: npt.NDArray[np.uint8], channels: int) -> "SceneReference | None":
+    def of(cls, frames: npt.NDArray[np.uint8], channels: int, least_colour: float = 0.0) -> "SceneReference | None":
         """Make it of normal frames, taken evenly over the footage.
 
         Args:
             frames: uint8 of shape (n, height, width, at least the channels).
             channels: Of a picture, 1 or 3; they come first.
+            least_colour: That they show at the least, 0..255.
 
         Returns:
             None where they show no one place: what they usually show would tell nothing.
@@ -89,7 +99,9 @@ class SceneReference(FrozenModel):
         pictures = [_grey(np.ascontiguousarray(frames[place][..., :channels])) for place in chosen]
         median = np.median(np.stack(pictures), axis=0).astype(np.uint8)
         _, png = cv2.imencode(".png", median)
-        made = cls(picture=base64.b64encode(png.tobytes()).decode(), usually_lost=0.0)
+        made = cls(
+            picture=base64.b64encode(png.tobytes()).decode(), usually_lost=0.0, least_colour=round(least_colour, 2)
+        )
         scene = Scene(made)
         if not scene.has_edges:
             return None
@@ -113,6 +125,9 @@ class Scene:
         self._fineness = np.sqrt(fine / np.maximum(self._energy, 1.0))
         self._most_lost = max(_LOST_SHARE, reference.usually_lost + _LOST_BEYOND_USUAL)
         self.has_edges = bool(self._used.any())
+        # What noise and a date in the picture leave of colours is little of what a scene usually shows.
+        is_coloured = reference.least_colour >= _COLOURED
+        self._colourless = min(_COLOURLESS, _COLOUR_LEFT * reference.least_colour) if is_coloured else None
 
     def look(self, frame: Frame) -> Look:
         """Compare a frame, uint8 (height, width, channels), of the size of the usual picture."""
@@ -131,6 +146,15 @@ class Scene:
             float(np.median(fineness)),
         )  # fmt: skip
 
+    @property
+    def is_coloured(self) -> bool:
+        """Whether it usually shows colours."""
+        return self._colourless is not None
+
+    def has_lost_colours(self, data: bytes) -> bool:
+        """Whether an encoded frame shows no colours though it usually does."""
+        return self._colourless is not None and colour_of(data) < self._colourless
+
     def condition(self, frame: Frame) -> Condition | None:
         """What is wrong with the camera that gave a frame; None where nothing is."""
         look = self.look(frame)
@@ -141,6 +165,16 @@ class Scene:
         if (look.hidden >= _HIDDEN_SHARE and look.detail < _LESS_DETAIL) or look.sharpness < _BLURRED:
             return "covered"
         return "moved" if look.lost >= self._most_lost else None
+
+
+def colour_of(data: bytes) -> float:
+    """Mean difference between the strongest and the weakest colour of a pixel, 0..255: 0 is grey.
+
+    Args:
+        data: A JPEG or PNG that can be decoded; an eighth of its size is read.
+    """
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), _READ_SMALL)
+    return float((picture.max(2) - picture.min(2)).mean()) if picture is not None else 0.0
 
 
 def _decode(text: str) -> Grey:

@@ -132,7 +132,7 @@ def _fit(
         detector, validation, calibration, frames_per_second=footage.frames_per_second, settings=settings
     )
     provenance = _provenance(fabric, settings, source, footage, state, (training, validation, calibration))
-    scene = SceneReference.of(footage.frames, settings.model.preprocessing.channels)
+    scene = SceneReference.of(footage.frames, settings.model.preprocessing.channels, footage.least_colour)
     checkpoint = Checkpoint(detector, fitted, event_rule, scene, provenance)
     if fabric.is_global_zero:
         write_run(out, checkpoint, take_samples(detector, validation, calibration, settings.seed), state.records)

@@ -17,6 +17,7 @@ from contract.clip import Clip, require_end
 from contract.errors import ConfigError, FootageError, FrameError
 from contract.frame import FrameLimits, Preprocessing, decode_frame, read_frame_header
 from contract.motion import MotionChannels
+from contract.scene import colour_of
 from contract.source import FOLDER_FRAMES_PER_SECOND
 
 MIN_FRAMES = 24
@@ -29,6 +30,7 @@ _MAX_GUARD_SHARE = 0.05
 _LONG_GAP_STEPS = 10
 _MAX_BAD_SHARE = 0.01
 _FINGERPRINT_FRAMES = 256
+_COLOUR_EVERY = 32
 _log = logging.getLogger(__name__)
 
 _Spans = tuple[list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, int]]]
@@ -99,12 +101,14 @@ class Footage:
         segments: Unbroken stretches, in order.
         frames_per_second: Mean rate by the capture times, long pauses left out.
         skipped: Clips and frames that could not be read, with the reason.
+        least_colour: That frames show at the least, see `contract.scene.colour_of`.
     """
 
     frames: npt.NDArray[np.uint8]
     segments: Sequence[Segment]
     frames_per_second: float
     skipped: Sequence[str]
+    least_colour: float = 0.0
 
     def fingerprint(self) -> str:
         """Digest that tells other footage from this, from frames taken evenly and from where the stretches lie."""
@@ -202,6 +206,7 @@ class FootageReader:
         self._segments: list[Segment] = []
         self._captured_at_ms = array("q")
         self._skipped: list[str] = []
+        self._colours: list[float] = []
 
     def read(self, clips: Sequence[Clip]) -> Footage:
         """Decode every clip, in order, and leave out with a warning what cannot be read.
@@ -231,7 +236,7 @@ class FootageReader:
         if all(np.array_equal(frames[0], frame) for frame in frames[1:]):
             raise FootageError(f"all {self._count} frames are identical; is the camera frozen?")
         segments, rate = _without_long_gaps(self._segments, np.array(self._captured_at_ms))
-        return Footage(frames, segments, rate, self._skipped)
+        return Footage(frames, segments, rate, self._skipped, min(self._colours, default=0.0))
 
     def _read_clip(self, clip: Clip, file: IO[bytes]) -> None:
         before: int | None = None
@@ -253,6 +258,8 @@ class FootageReader:
                     f"{size[1]}x{size[0]}; give each size as a clip of its own"
                 )
             size = header.height, header.width
+            if good % _COLOUR_EVERY == 0:
+                self._colours.append(colour_of(frame.data))
             good += 1
             starts = before is None or frame.index != before + 1
             if starts:

@@ -1,7 +1,8 @@
-"""A camera's health, apart from what it sees: black, overexposed, covered, turned away, frozen.
+"""A camera's health, apart from what it sees: black, overexposed, covered, turned away, frozen, infrared, silent.
 
 A frame that shows no more than that its camera is unwell says nothing of the scene, and neither do those after it whose
-scores depend on it: for events they count as normal ones. Each condition is followed as an event of its own.
+scores depend on it: for events they count as normal ones. Infrared light shows the scene still, and its frames count.
+Each condition is followed as an event of its own.
 """
 
 from collections.abc import Iterator
@@ -13,12 +14,14 @@ import numpy.typing as npt
 
 from contract.alert import HealthState
 from contract.event import EventTracker, Transition
+from contract.scene import Condition as SceneCondition
 from contract.scene import Scene
 from worker.health_rule import HealthRule
 from worker.profile import Terms
 from worker.state import Condition, Place, UnwellCamera
 
-STATES: Final[tuple[HealthState, ...]] = get_args(HealthState)
+_SEEN: Final[tuple[HealthState, ...]] = get_args(SceneCondition)
+_SHOWS_NOTHING: Final = ("black", "overexposed", "covered")
 _THERE: Final = 0.5
 
 
@@ -61,10 +64,12 @@ class CameraHealth:
     _followed: dict[HealthState, _Followed] = field(default_factory=dict)
     _unwell_until: int = -1
     _previous: npt.NDArray[np.uint8] | None = None
+    # The last frame before it fell silent.
+    _silent: Place | None = None
 
     @property
     def is_pending(self) -> bool:
-        """Whether a condition is told of and not ended."""
+        """Whether a condition that frames show is told of and not ended."""
         following = (one.tracker.following for one in self._followed.values())
         return any(one is not None and one.is_open for one in following)
 
@@ -72,8 +77,15 @@ class CameraHealth:
         """Take a frame that was judged before; the next one is compared with it."""
         self._previous = picture
 
+    def fall_silent(self, last: Place) -> Told | None:
+        """Note that no frame came for a while after the last one; None where that is told already."""
+        if self._silent is not None or not self.rule.enabled:
+            return None
+        self._silent = last
+        return Told("started", "silent", last, last)
+
     def judge(
-        self, position: int, place: Place, picture: npt.NDArray[np.uint8], *, is_suspect: bool
+        self, position: int, place: Place, picture: npt.NDArray[np.uint8], data: bytes, *, is_suspect: bool
     ) -> tuple[list[Told], bool]:
         """Judge the next frame.
 
@@ -81,6 +93,7 @@ class CameraHealth:
             position: Of it.
             place: Where it stands.
             picture: Its pixels, uint8 (height, width, channels).
+            data: The frame as it came.
             is_suspect: Whether its score is high.
 
         Returns:
@@ -90,17 +103,20 @@ class CameraHealth:
             return [], True
         previous, self._previous = self._previous, picture
         is_equal = previous is not None and np.array_equal(previous, picture)
-        looks = self.scene is not None and (is_suspect or self.rule.is_due(place.offset))
-        condition = self.scene.condition(picture) if looks and self.scene is not None else None
-        if condition is not None:
-            self._unwell_until = position + self.frames_before
-        told = []
-        for state in STATES:
-            if state == "frozen" or looks:
-                there = is_equal if state == "frozen" else condition == state
-                one = self._follow(state, position, place, there=there)
-                told += [one] if one is not None else []
-        return told, position > self._unwell_until
+        there: dict[HealthState, bool] = {"frozen": is_equal}
+        scene, rule = self.scene, self.rule
+        looks_for_colour = scene is not None and scene.is_coloured and rule.is_due(place.offset, rule.colour_every)
+        if scene is not None and (is_suspect or looks_for_colour or rule.is_due(place.offset, rule.look_every)):
+            condition = scene.condition(picture)
+            there |= {state: condition == state for state in _SEEN}
+            if condition is not None:
+                self._unwell_until = position + self.frames_before
+            if looks_for_colour:
+                there["infrared"] = condition not in _SHOWS_NOTHING and scene.has_lost_colours(data)
+        heard = Told("ended", "silent", self._silent, place) if self._silent is not None else None
+        self._silent = None
+        told = [heard, *(self._follow(state, position, place, there=is_there) for state, is_there in there.items())]
+        return [one for one in told if one is not None], position > self._unwell_until
 
     def close(self) -> Iterator[Told]:
         """End what is told of, because the footage ends."""
@@ -108,6 +124,9 @@ class CameraHealth:
             if one.tracker.close() is not None:
                 yield Told("ended", state, one.first, one.last)
         self._followed.clear()
+        if self._silent is not None:
+            yield Told("ended", "silent", self._silent, self._silent)
+            self._silent = None
 
     def state(self, camera_id: str, position: int, terms: Terms) -> UnwellCamera | None:
         """What another one needs to go on, the camera's next frame being at a position; None where that is nothing."""
@@ -118,12 +137,17 @@ class CameraHealth:
                 event = following.event
                 places = event.first - position, event.last - position
                 conditions.append(Condition(state, following.is_open, *places, one.first, one.last))
+        if self._silent is not None:
+            conditions.append(Condition("silent", True, -1, -1, self._silent, self._silent))
         frames_unwell = max(0, self._unwell_until - position + 1)
         return UnwellCamera(camera_id, frames_unwell, tuple(conditions), terms) if conditions or frames_unwell else None
 
     def resume(self, state: UnwellCamera) -> None:
         """Go on from where another one was, the next frame at position 0."""
         for one in state.conditions:
+            if one.state == "silent":
+                self._silent = one.first
+                continue
             tracker = self._tracker(one.state)
             tracker.resume(one.following)
             self._followed[one.state] = _Followed(tracker, one.first, one.last)

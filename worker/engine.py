@@ -28,7 +28,7 @@ from contract.alert import (
     make_event_id,
 )
 from contract.errors import FrameError
-from contract.event import Event, EventRule, EventTracker, Following, Transition, rule_version
+from contract.event import Event, EventRule, EventTracker, Following, Transition
 from contract.frame import FLOW_FRAMES, FrameLimits, decode_frame, read_frame_header
 from contract.scene import Scene
 from contract.scoring import FloatArray, Severity, anomalous_area, anomalous_boxes
@@ -153,6 +153,9 @@ class _Camera:
     tracker: EventTracker | None = None
     # Of an event that goes on from what another engine kept.
     resumed: CameraState | None = None
+    # Its last frame, and when that was followed, monotonic seconds.
+    last: Place | None = None
+    heard_at: float = 0.0
     warm_up: WarmUp | None = None
     # Number of the batch that held the camera's last frame.
     batch: int = 0
@@ -248,6 +251,7 @@ class Engine:
             the one idle longest whose event has not started yet; where there is none, the new camera's frames are
             rejected with reason ``too_many_cameras``.
         crew: Decodes, measures motion and scores; the caller's thread where not given.
+        clock: Monotonic seconds.
         on_stage: Told the name of each stage and how long it took, seconds: ``decode``, ``motion``, ``infer`` and
             ``events``.
     """
@@ -263,6 +267,7 @@ class Engine:
         health_rule: HealthRule | None = None,
         max_cameras: int = _DEFAULT_CAMERAS,
         crew: Crew | None = None,
+        clock: Callable[[], float] = time.monotonic,
         on_stage: Callable[[str, float], None] | None = None,
     ) -> None:
         only = make_profile(detector, threshold=threshold, event_rule=event_rule)
@@ -273,6 +278,7 @@ class Engine:
         self._scenes: dict[str, Scene | None] = {}
         self._max_cameras = max_cameras
         self._crew = crew or Crew()
+        self._clock = clock
         self._on_stage = on_stage or (lambda _stage, _seconds: None)
         # In the order of their last frames, the longest idle first.
         self._cameras: dict[tuple[str, int, str], _Camera] = {}
@@ -369,6 +375,34 @@ class Engine:
                     outcomes.append(outcome)
         self._followed = work.number
         return outcomes
+
+    def find_silent(self, topic: str, partition: int, listening_since: float) -> list[CameraAlert]:
+        """Say which cameras of a partition sent nothing for `HealthRule.silent_seconds`; to be called as `follow` is.
+
+        Args:
+            topic: Topic.
+            partition: Partition.
+            listening_since: Since when whatever comes to it is followed at once, monotonic seconds.
+        """
+        alerts: list[CameraAlert] = []
+        patience = self._health_rule.silent_seconds
+        if not patience:
+            return alerts
+        with self._cameras_lock:
+            here = tuple(self._at.get((topic, partition), {}).values())
+        now = self._clock()
+        for camera in here:
+            last = camera.last
+            if last is None or now - max(camera.heard_at, listening_since) < patience:
+                continue
+            told = camera.health.fall_silent(last)
+            if told is not None:
+                # Where it was only read back, nothing was followed yet.
+                camera.terms = camera.terms or self._profile_of(camera.camera_id, last.captured_at_ms).terms
+                at_ms = last.captured_at_ms + round(patience * 1000)
+                where = topic, partition, camera.camera_id
+                alerts.append(self._camera_alert(where, told, at_ms, camera.terms.bundle))
+        return alerts
 
     def close_events(self) -> list[AnyAlert]:
         """End every open event because the footage ends; for files, never live."""
@@ -504,6 +538,8 @@ class Engine:
             admitted = self._admit(frame, picture)
             if not isinstance(admitted, FrameError):
                 admitted.camera.recent.append(frame.offset)
+                admitted.camera.last = Place(frame.offset, frame.captured_at_ms)
+                admitted.camera.heard_at = self._clock()
                 admitted.camera.health.see(picture.pixels)
                 clips.append(admitted.clip)
         self._crew.map(lambda clip: clip.measure(), clips)
@@ -572,14 +608,16 @@ class Engine:
 
     def _outcome(self, one: _Decoded, frame: IncomingFrame, score: float, anomaly_map: FloatArray) -> Outcome:
         camera, position = one.camera, one.camera.scored
+        camera.last, camera.heard_at = Place(frame.offset, frame.captured_at_ms), self._clock()
         where = frame.topic, frame.partition, frame.camera_id
         alerts = self._take_profile(where, camera, one.profile, frame.captured_at_ms)
         profile = camera.profile
         assert profile is not None  # noqa: S101 - just taken
         told, counts = camera.health.judge(
             position,
-            Place(frame.offset, frame.captured_at_ms),
+            camera.last,
             one.clip.frames[-1][..., : profile.detector.bundle.manifest.preprocessing.channels],
+            frame.data or b"",
             is_suspect=score >= profile.release,
         )
         alerts += [
@@ -737,9 +775,9 @@ class Engine:
         self, where: tuple[str, int, str], told: Told, at_ms: int, bundle: BundleReference, data: bytes | None = None
     ) -> CameraAlert:
         topic, partition, camera_id = where
-        rule = rule_version(self._health_rule.of(told.state), self._health_rule.look_every, 0.0)
+        rule = self._health_rule.version(told.state)
         first = told.first
-        name = make_event_id(topic, partition, first.offset, camera_id, bundle.digest, f"{rule}-{told.state}")
+        name = make_event_id(topic, partition, first.offset, camera_id, bundle.digest, rule)
         is_over = told.transition == "ended"
         said = CameraData(
             event_id=name,

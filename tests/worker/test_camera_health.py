@@ -172,11 +172,112 @@ def test_an_engine_that_goes_on_after_any_frame_tells_the_same(room, detector, s
         assert alerts + told(after, frames[cut:]) == expected, cut
 
 
+def encoded(room, colour, where):
+    """The room as JPEGs, with a colour cast but within a range, as under infrared light."""
+    for number in range(600):
+        picture = cv2.cvtColor(room[number % len(room)], cv2.COLOR_GRAY2BGR).astype(np.float64)
+        shown = picture if number in where else picture * (1 - colour, 1.0, 1 - colour / 2)
+        data = cv2.imencode(".jpg", shown.astype(np.uint8))[1].tobytes()
+        yield IncomingFrame("door", "frames", 0, 3 * number, 40 * number, data)
+
+
+COLOURED = HealthRule(min_frames=8, gap_frames=16, frozen_frames=30, colour_every=16)
+
+
+@pytest.fixture(scope="module")
+def coloured(detector):
+    """The same camera, whose bundle was fitted to colours."""
+    manifest = SimpleNamespace(**vars(detector.bundle.manifest))
+    manifest.scene = manifest.scene.model_copy(update={"least_colour": 20.0})
+    bundle = SimpleNamespace(manifest=manifest, reference=detector.bundle.reference)
+    return SimpleNamespace(**{**vars(detector), "bundle": bundle})
+
+
+def test_a_camera_that_loses_its_colours_has_switched_to_infrared(room, coloured):
+    outcomes = Engine(coloured, health_rule=COLOURED).process(list(encoded(room, 0.4, range(200, 400))))
+    alerts = [alert for outcome in outcomes for alert in outcome.alerts if isinstance(alert, CameraAlert)]
+    assert [alert.type for alert in alerts] == ["framewatch.camera.infrared.v1"] * 2
+    begins, ends = alerts[1].data.started_at_ms // 40, alerts[1].data.ended_at_ms // 40
+    # One frame in sixteen is looked at.
+    assert 200 <= begins < 248
+    assert 352 < ends < 400
+    # The scene is seen still.
+    assert all(outcome.counts for outcome in outcomes)
+
+
+@pytest.mark.parametrize("least_colour", [0.0, 0.5])
+def test_a_camera_that_never_showed_colours_switches_to_nothing(room, detector, least_colour):
+    scene = detector.bundle.manifest.scene.model_copy(update={"least_colour": least_colour})
+    manifest = SimpleNamespace(**{**vars(detector.bundle.manifest), "scene": scene})
+    bundle = SimpleNamespace(manifest=manifest, reference=detector.bundle.reference)
+    engine = Engine(SimpleNamespace(**{**vars(detector), "bundle": bundle}), health_rule=COLOURED)
+    assert not [alert for alert in told(engine, encoded(room, 0.4, range(200, 400))) if isinstance(alert, CameraAlert)]
+
+
+def test_a_covered_lens_is_no_infrared_light(room, coloured):
+    covered = [CHANGES["covered"](picture, 0) for picture in room]
+    frames = list(encoded(room, 0.4, ()))[:100] + list(encoded(covered, 0.4, range(600)))[100:200]
+    alerts = told(Engine(coloured, health_rule=COLOURED), frames)
+    assert {alert.type for alert in alerts if isinstance(alert, CameraAlert)} == {"framewatch.camera.covered.v1"}
+
+
+def silent_engine(detector, at):
+    return Engine(detector, health_rule=HealthRule(silent_seconds=60), clock=lambda: at[0])
+
+
+def test_a_camera_that_sends_nothing_is_told_of_once_and_once_more_when_it_is_heard(room, detector):
+    at = [1000.0]
+    engine = silent_engine(detector, at)
+    frames = list(incoming(room, lambda picture, _number: picture))[:20]
+    engine.process(frames[:10])
+    at[0] += 59
+    assert engine.find_silent("frames", 0, 0.0) == []
+    at[0] += 1
+    assert engine.find_silent("frames", 1, 0.0) == []
+    # What was fetched late is no silence.
+    assert engine.find_silent("frames", 0, at[0] - 59) == []
+    (started,) = engine.find_silent("frames", 0, 0.0)
+    assert engine.find_silent("frames", 0, 0.0) == []
+    assert started.type == "framewatch.camera.silent.v1"
+    assert (started.data.started_at_ms, started.data.ended_at_ms) == (40 * 9, None)
+    assert started.time.timestamp() == 0.36 + 60
+    (ended,) = told(engine, frames[10:])
+    assert (ended.data.event_id, ended.data.ended_at_ms) == (started.data.event_id, 400)
+    assert ended.data.frames.first_offset, ended.data.frames.last_offset == (27, 30)
+
+
+def test_silence_goes_on_under_another_engine(room, detector):
+    at = [1000.0]
+    frames = list(incoming(room, lambda picture, _number: picture))[:20]
+    by_offset = {frame.offset: frame for frame in frames}
+
+    def gone_on(engine):
+        text, left_out = engine.state("frames", 0, 30, LIMIT)
+        assert not left_out
+        after = silent_engine(detector, at)
+        after.restore("frames", 0, text, 30, lambda first, end: (by_offset[o] for o in range(first, end) if o % 3 == 0))
+        return after
+
+    engine = silent_engine(detector, at)
+    engine.process(frames[:10])
+    at[0] += 100
+    # Whoever goes on has not listened for long.
+    engine = gone_on(engine)
+    assert engine.find_silent("frames", 0, at[0]) == []
+    at[0] += 60
+    (started,) = engine.find_silent("frames", 0, 0.0)
+    engine = gone_on(engine)
+    at[0] += 1000
+    assert engine.find_silent("frames", 0, 0.0) == []
+    (ended,) = told(engine, frames[10:])
+    assert ended.data.event_id == started.data.event_id
+
+
 def test_what_looks_well_is_looked_at_now_and_then_and_the_same_frames_again():
-    rule = HealthRule(look_every=8)
-    due = [offset for offset in range(80_000) if rule.is_due(offset)]
+    rule = HealthRule()
+    due = [offset for offset in range(80_000) if rule.is_due(offset, 8)]
     assert 9_500 < len(due) < 10_500
     for step in (2, 3, 4, 8, 64):
-        of_a_camera = [offset for offset in range(0, 80_000, step) if rule.is_due(offset)]
+        of_a_camera = [offset for offset in range(0, 80_000, step) if rule.is_due(offset, 8)]
         assert len(of_a_camera) == pytest.approx(80_000 / step / 8, rel=0.2)
-    assert all(HealthRule(look_every=1).is_due(offset) for offset in range(100))
+    assert all(rule.is_due(offset, 1) for offset in range(100))
