@@ -12,7 +12,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
@@ -270,7 +270,10 @@ def unpack(text: str, next_offset: int) -> PartitionState | None:
             next_offset - read_back,
             tuple(_unpacked(one, next_offset, _at(terms, one.terms)) for one in packed),
             tuple(_unpacked_health(one, next_offset, _at(terms, one.terms)) for one in unwell),
-            tuple(WarmUpState(one.camera_id, _at(terms, one.terms), one.seen, one.thresholds) for one in warm_ups),
+            tuple(
+                WarmUpState(one.camera_id, _at(terms, one.terms), _as_scores(one.seen, _score), one.thresholds)
+                for one in warm_ups
+            ),
         )
     except (ValueError, OverflowError, zlib.error, ValidationError):
         return None
@@ -292,7 +295,7 @@ def _text(state: PartitionState, kept: Sequence[_Row], next_offset: int) -> str:
         _to_packed_health(one, next_offset, number[_key(one.terms)]) for one in kept if isinstance(one, UnwellCamera)
     ]
     warm_ups = [
-        _PackedWarmUp(one.camera_id, number[_key(one.terms)], one.seen, one.thresholds)
+        _PackedWarmUp(one.camera_id, number[_key(one.terms)], _as_scores(one.seen, _short), one.thresholds)
         for one in kept
         if isinstance(one, WarmUpState)
     ]
@@ -343,8 +346,7 @@ def _to_packed(camera: CameraState, next_offset: int, terms: int) -> _Packed:
 
 def _unpacked(packed: _Packed, next_offset: int, terms: Terms) -> CameraState:
     first, peak, last, told_at = (-back for back in packed.positions)
-    with np.errstate(over="ignore"):
-        peak_score, told_score = (float(np.float32(score)) for score in packed.scores)
+    peak_score, told_score = map(_score, packed.scores)
     if not (math.isfinite(peak_score) and math.isfinite(told_score)):
         raise ValueError("a score is not finite")
     first_back, peak_back, last_back = packed.offsets
@@ -420,6 +422,20 @@ def _is_possible(camera: CameraState, next_offset: int) -> bool:
         and 0 <= camera.p_value <= 1
         and all(0 <= place.captured_at_ms <= MAX_TIME_MS for place in (first, peak, last))
     )
+
+
+def _as_scores(seen: Seen, as_score: Callable[[float], float]) -> Seen:
+    """What was seen, each score of it written or read as one."""
+    return seen._replace(
+        recent=tuple(map(as_score, seen.recent)),
+        highest=None if seen.highest is None else as_score(seen.highest),
+        maxima=tuple(map(as_score, seen.maxima)),
+    )
+
+
+def _score(number: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(number))
 
 
 def _is_possible_warm_up(camera: WarmUpState) -> bool:

@@ -209,7 +209,7 @@ def test_a_camera_warms_up_anew_under_another_bundle():
 def test_many_cameras_that_warmed_up_fit_into_what_a_broker_takes():
     profile = warming()
     engine = engine_of(lambda _camera, _at: profile)
-    cameras = [f"site-7.camera-{number:02}" for number in range(24)]
+    cameras = [f"site-7.camera-{number:02}" for number in range(16)]
     frames = [
         replace(one, camera_id=camera, offset=len(cameras) * one.offset + place)
         for one in warm_frames()[: WARM + 1]
