@@ -1,7 +1,8 @@
 """What is kept of a partition's cameras, small enough to travel in the metadata of a committed offset.
 
 So it is exactly as old as the offset: whoever goes on from there continues the same events. Frames are not part of it;
-they are read back from their topic, and the state says from where.
+they are read back from their topic, and the state says from where. Nor need frames be finished in the order of their
+offsets: the state also says which after the committed one are, and that is never left out.
 
 The text is the format's number and the base 85 of compressed JSON. A broker takes 4096 bytes of metadata
 (`offset.metadata.max.bytes`), in which about sixty cameras with an event pending fit; one without costs nothing.
@@ -11,18 +12,21 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from contract.alert import HealthState
 from contract.event import Event, Following
 from contract.kafka_source import CAMERA_ID, MAX_TIME_MS
 
-_FORMAT: Final = "2"
+_FORMAT: Final = "3"
+AHEAD_OFFSETS: Final = 2048
+"""Offsets from the committed one on among which frames may be finished."""
+
 _MAX_UNPACKED_BYTES: Final = 4 * 2**20
 _MOST: Final = 2**53
 """Bound of what is counted."""
@@ -115,6 +119,7 @@ class PartitionState:
         read_from: Offset of the earliest frame that the next frames' clips depend on.
         cameras: Those with an event pending.
         unwell: Those whose health is followed.
+        ahead: Offsets from the committed one on that are finished.
     """
 
     bundle: str
@@ -122,6 +127,7 @@ class PartitionState:
     read_from: int
     cameras: tuple[CameraState, ...] = ()
     unwell: tuple[UnwellCamera, ...] = ()
+    ahead: frozenset[int] = frozenset()
 
 
 class _Packed(NamedTuple):
@@ -155,7 +161,9 @@ class _PackedUnwell(NamedTuple):
     conditions: list[_PackedCondition]
 
 
-_packed: Final = TypeAdapter(tuple[str, str, int, list[_Packed], list[_PackedUnwell]])
+# A bit an offset, the committed one's the lowest, in hexadecimal digits.
+_Bits = Annotated[str, Field(pattern=rf"^[0-9a-f]{{0,{AHEAD_OFFSETS // 4}}}$")]
+_packed: Final = TypeAdapter(tuple[str, str, int, _Bits, list[_Packed], list[_PackedUnwell]])
 
 
 def pack(state: PartitionState, next_offset: int, max_bytes: int) -> tuple[str, int]:
@@ -164,7 +172,7 @@ def pack(state: PartitionState, next_offset: int, max_bytes: int) -> tuple[str, 
     Args:
         state: Of the partition.
         next_offset: The offset that is committed with it.
-        max_bytes: Size that the text may have.
+        max_bytes: Size that the text may have; 512 hold what is never left out.
 
     Returns:
         The text, and how many cameras' events and conditions it leaves out for want of room: events that are not open
@@ -178,7 +186,7 @@ def pack(state: PartitionState, next_offset: int, max_bytes: int) -> tuple[str, 
     while len(text) > max_bytes and kept:
         kept = min(kept - 1, kept * max_bytes // len(text))
         text = _text(state, ordered[:kept], next_offset)
-    return text if len(text) <= max_bytes else "", len(ordered) - kept
+    return text, len(ordered) - kept
 
 
 def unpack(text: str, next_offset: int) -> PartitionState | None:
@@ -195,13 +203,14 @@ def unpack(text: str, next_offset: int) -> PartitionState | None:
         data = unpacker.decompress(base64.b85decode(text[len(_FORMAT) :]), _MAX_UNPACKED_BYTES)
         if not unpacker.eof:
             return None
-        bundle, rule_version, read_back, packed, unwell = _packed.validate_json(data)
+        bundle, rule_version, read_back, bits, packed, unwell = _packed.validate_json(data)
+        ahead = _offsets(bits, next_offset)
         cameras = tuple(_unpacked(one, next_offset) for one in packed)
         others = tuple(_unpacked_health(one, next_offset) for one in unwell)
-        state = PartitionState(bundle, rule_version, next_offset - read_back, cameras, others)
-        if not 0 <= state.read_from <= next_offset or not all(_is_possible(one, next_offset) for one in cameras):
+        state = PartitionState(bundle, rule_version, next_offset - read_back, cameras, others, ahead)
+        if not 0 <= state.read_from <= next_offset or not all(map(_is_possible, cameras)):
             return None
-        if not all(_is_possible_health(one, next_offset) for one in others):
+        if not all(map(_is_possible_health, others)) or not _are_finished(state, next_offset):
             return None
     except (ValueError, OverflowError, zlib.error, ValidationError):
         return None
@@ -211,9 +220,20 @@ def unpack(text: str, next_offset: int) -> PartitionState | None:
 def _text(state: PartitionState, kept: Sequence[CameraState | UnwellCamera], next_offset: int) -> str:
     rows = [_to_packed(one, next_offset) for one in kept if isinstance(one, CameraState)]
     unwell = [_to_packed_health(one, next_offset) for one in kept if isinstance(one, UnwellCamera)]
-    value = [state.bundle, state.rule_version, next_offset - state.read_from, rows, unwell]
+    bits = _bits(state.ahead, next_offset)
+    value = [state.bundle, state.rule_version, next_offset - state.read_from, bits, rows, unwell]
     data = json.dumps(value, separators=(",", ":")).encode()
     return _FORMAT + base64.b85encode(zlib.compress(data, 9)).decode()
+
+
+def _bits(ahead: Iterable[int], next_offset: int) -> str:
+    bits = sum(1 << (offset - next_offset) for offset in ahead)
+    return f"{bits:x}" if bits else ""
+
+
+def _offsets(bits: str, next_offset: int) -> frozenset[int]:
+    number = int(bits or "0", 16)
+    return frozenset(next_offset + place for place in range(number.bit_length()) if number >> place & 1)
 
 
 def _to_packed(camera: CameraState, next_offset: int) -> _Packed:
@@ -280,21 +300,29 @@ def _unpacked_health(packed: _PackedUnwell, next_offset: int) -> UnwellCamera:
     return UnwellCamera(packed.camera_id, packed.frames_unwell, conditions)
 
 
-def _is_possible_health(camera: UnwellCamera, next_offset: int) -> bool:
+def _are_finished(state: PartitionState, next_offset: int) -> bool:
+    """Whether all frames that a state speaks of were finished when it was written."""
+    places = [place for camera in state.cameras for place in (camera.first, camera.peak, camera.last)]
+    conditions = [condition for camera in state.unwell for condition in camera.conditions]
+    places += [place for condition in conditions for place in (condition.first, condition.last)]
+    return all(place.offset < next_offset or place.offset in state.ahead for place in places)
+
+
+def _is_possible_health(camera: UnwellCamera) -> bool:
     return (
         CAMERA_ID.fullmatch(camera.camera_id) is not None
         and 0 <= camera.frames_unwell <= _MOST_UNWELL
         and len({one.state for one in camera.conditions}) == len(camera.conditions)
         and all(
             -_MOST <= one.first_position <= one.last_position < 0
-            and 0 <= one.first.offset <= one.last.offset < next_offset
+            and 0 <= one.first.offset <= one.last.offset
             and all(0 <= place.captured_at_ms <= MAX_TIME_MS for place in (one.first, one.last))
             for one in camera.conditions
         )
     )
 
 
-def _is_possible(camera: CameraState, next_offset: int) -> bool:
+def _is_possible(camera: CameraState) -> bool:
     """Whether an engine can have kept this: others may commit too, and what they wrote must not stop a worker."""
     event, told_at = camera.following.event, camera.following.told_at
     first, peak, last = camera.first, camera.peak, camera.last
@@ -303,7 +331,7 @@ def _is_possible(camera: CameraState, next_offset: int) -> bool:
         and -_MOST <= event.first <= event.peak <= event.last < 0
         and abs(told_at) <= _MOST
         and 0 <= event.updates <= _MOST
-        and 0 <= first.offset <= peak.offset <= last.offset < next_offset
+        and 0 <= first.offset <= peak.offset <= last.offset
         and 0 <= camera.peak_from <= peak.offset
         and all(0 <= place.captured_at_ms <= MAX_TIME_MS for place in (first, peak, last))
     )

@@ -29,8 +29,9 @@ from trainer.labels import read_labels
 from trainer.settings import FitSettings
 from worker.records import capture_time_oddity, read_frame
 from worker.settings import WorkerSettings
-from worker.state import pack, unpack
+from worker.state import PartitionState, pack, unpack
 
+_FORMAT = pack(PartitionState("", "", 0), 0, 0)[0][0]
 PREPROCESSING = Preprocessing(height=32, width=48, motion="none")
 LIMITS = FrameLimits(max_frame_pixels=2**20, max_frame_bytes=2**16)
 
@@ -115,7 +116,7 @@ def test_a_record_is_a_frame_or_a_frame_error(key, value, headers, timestamp):
 
 
 def packed(value):
-    return "1" + base64.b85encode(zlib.compress(json.dumps(value).encode())).decode()
+    return _FORMAT + base64.b85encode(zlib.compress(json.dumps(value).encode())).decode()
 
 
 numbers = st.integers(-(10**20), 10**20) | st.integers(-3, 30)
@@ -123,17 +124,22 @@ rows = st.tuples(
     st.text(max_size=9), st.booleans(), st.tuples(*[numbers] * 4), st.tuples(*[st.floats()] * 2), numbers,
     st.tuples(*[numbers] * 3), numbers, st.tuples(*[numbers] * 3),
 )  # fmt: skip
-states = st.tuples(st.text(max_size=9), st.text(max_size=9), numbers, st.lists(rows, max_size=3)).map(packed)
+conditions = st.tuples(st.sampled_from(["frozen", "black", "gone"]), st.booleans(), *[st.tuples(numbers, numbers)] * 3)
+unwell = st.tuples(st.text(max_size=9), numbers, st.lists(conditions, max_size=2))
+bits = st.integers(0, 2**60).map("{:x}".format) | st.text(max_size=9)
+states = st.tuples(
+    st.text(max_size=9), st.text(max_size=9), numbers, bits, st.lists(rows, max_size=3), st.lists(unwell, max_size=2)
+).map(packed)
 
 
 @given(
-    st.text(max_size=200) | st.binary(max_size=60).map(lambda data: "1" + data.decode("latin-1")) | states,
+    st.text(max_size=200) | st.binary(max_size=60).map(lambda data: _FORMAT + data.decode("latin-1")) | states,
     st.integers(0, 50),
 )
 def test_metadata_of_an_offset_is_a_state_or_none(text, offset):
     state = unpack(text, offset)
     if state is not None:
-        assert pack(state, offset, 4096)[0]
+        assert unpack(pack(state, offset, 10**6)[0], offset) == state
 
 
 @given(values | st.binary(max_size=200))

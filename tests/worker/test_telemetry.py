@@ -175,8 +175,8 @@ def test_the_lag_of_lost_partitions_is_told_no_more_and_losing_twice_is_nothing(
     metrics, _, _, port = served
     metrics.lag.labels("0").set(1)
     metrics.lag.labels("1").set(1)
-    metrics.forget_lag([1, 7])
-    metrics.forget_lag([1])
+    metrics.forget([1, 7])
+    metrics.forget([1])
     text = get(port, "/metrics")[1]
     assert 'framewatch_lag_frames{partition="0"}' in text
     assert 'framewatch_lag_frames{partition="1"}' not in text
