@@ -168,12 +168,19 @@ def no_watch(_name, _seconds):
     yield
 
 
-def make(records, *, batch=4, deliver=None, scores="scores", commit_interval_ms=10, probes=None, fails=(), **more):
+def make(
+    records, *, batch=4, max_bytes_waiting=2**20, deliver=None, scores="scores", commit_interval_ms=10, probes=None,
+    fails=(), scorer=None, **more,
+):  # fmt: skip
     journal, values = [], defaultdict(list)
     source = Source(records, journal)
     settings = WorkerSettings(
         bundle="unused",
-        batch={"max_frames": batch, "commit_interval_ms": commit_interval_ms},
+        batch={
+            "max_frames": batch,
+            "commit_interval_ms": commit_interval_ms,
+            "max_bytes_waiting": max_bytes_waiting,
+        },
         kafka={"scores_topic": scores},
         **more,
     )
@@ -186,7 +193,7 @@ def make(records, *, batch=4, deliver=None, scores="scores", commit_interval_ms=
             values[one.topic].append(one.value)
 
     sink = SimpleNamespace(send=deliver or write_down) if fails == () else PlayedTransactions(source, write_down, fails)
-    engine = Engine(detector())
+    engine = Engine(scorer or detector())
     clock = (number / 100 for number in itertools.count()).__next__
     loop = WorkerLoop(source, sink, engine, settings, metrics, probes, losses, source.read_back, no_watch, clock)
     source.on_empty = lambda: None if loop._queue else loop.stop()
