@@ -21,6 +21,7 @@ One that was read to its end stays there, so a resumed partition would never be 
 partition that was to name an unreadable record would forget it while paused, and once it is resumed no poll return.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -122,14 +123,25 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
         return polled
 
     def pause(self, *partitions: TopicPartition) -> None:
-        """Stop polling partitions, but not one whose next poll is to name a record that cannot be read."""
+        """Stop polling partitions, but not one whose next poll is to name a record that cannot be read.
+
+        One that is assigned no more is left alone: the client's own thread may have lost it a moment ago.
+        """
         met = self._fetcher._next_in_line_exception_metadata  # noqa: SLF001
-        super().pause(*(one for one in partitions if met is None or one != met.partition))
+        for one in partitions:
+            if met is None or one != met.partition:
+                with contextlib.suppress(KeyError):
+                    super().pause(one)
 
     def resume(self, *partitions: TopicPartition) -> None:
-        """Poll partitions again, first what was fetched of them before; they are given five seconds to begin."""
-        super().resume(*partitions)
-        self._looked_at = time.monotonic()
+        """Poll partitions again, first what was fetched of them before; they are given five seconds to begin.
+
+        One that is assigned no more is left alone.
+        """
+        for one in partitions:
+            with contextlib.suppress(KeyError):
+                super().resume(one)
+            self._looked_at = time.monotonic()
 
     def read_range(self, partition: TopicPartition, first: int, end: int, patience_seconds: float) -> Iterator[Any]:
         """Records of an assigned partition from one offset to before another; those it cannot read are left out.

@@ -280,6 +280,9 @@ def poll_until(consumer, count, max_records=100, seconds=20):
 
 def test_a_partition_that_was_paused_half_read_goes_on_though_another_was_read_to_its_end_since(two_partitions):
     consumer, (first, _), send = two_partitions
+    lost = TopicPartition(first.topic, 7)
+    consumer.pause(lost)
+    consumer.resume(lost)
     send(0, ["a", "b", "c"])
     assert poll_until(consumer, 1, max_records=1) == (["a"], [])
     consumer.pause(first)

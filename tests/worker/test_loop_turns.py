@@ -1,14 +1,16 @@
 """Cameras take turns: who floods delays itself alone, and whoever is killed meanwhile, all is told as if nobody was."""
 
+import itertools
 import json
 import random
+import time
 from collections import Counter, defaultdict
 
 import pytest
 from kafka import TopicPartition
 
 from tests.worker.test_engine import BRIGHT, DARK, frame
-from tests.worker.test_loop import committed, make, record
+from tests.worker.test_loop import committed, lose, make, record, scrape
 from tests.worker.test_state import remembering_detector
 from worker import loop
 from worker.state import AHEAD_OFFSETS, unpack
@@ -131,7 +133,7 @@ class KilledError(Exception):
     pass
 
 
-def a_life(records, kept, told, *, once, dies_after=None, comes_through=True, batch=7):
+def a_life(records, kept, told, *, once, dies_after=None, comes_through=True, batch=7, change=lambda _made: None):
     """Run a loop that goes on from what is committed, until all is done or it dies.
 
     Args:
@@ -140,6 +142,8 @@ def a_life(records, kept, told, *, once, dies_after=None, comes_through=True, ba
         once: Whether there are transactions.
         dies_after: Number of batches, or of transactions, that it outlives.
         comes_through: Whether what it dies of is told.
+        batch: Frames in a batch at the most.
+        change: What else is done to the loop and its surroundings before it runs.
     """
     left = [dies_after]
 
@@ -174,7 +178,9 @@ def a_life(records, kept, told, *, once, dies_after=None, comes_through=True, ba
         transactions.age, transactions.write_down = 0.05, tell
         end = transactions.commit
         transactions.commit = lambda offsets: die_of(end, offsets) if transactions.is_open else None
+    change(made)
     made.loop.run()
+    return made
 
 
 def ahead_of(kept):
@@ -223,3 +229,94 @@ def test_a_flood_passes_through_the_hands_of_workers_that_are_killed_one_after_a
     if once:
         assert Counter(told) == Counter(expected)
     assert set(told) == set(expected)
+
+
+def in_turn(made, number, step):
+    """Do something before the first poll of a turn, once all batches until then are done."""
+    poll, turns = made.source.poll, itertools.count()
+    began = [True]
+
+    def watched(timeout_ms, max_records):
+        if began[0] and next(turns) == number:
+            made.loop._pipeline.drain()
+            step()
+        polled = poll(timeout_ms, max_records)
+        began[0] = not polled
+        return polled
+
+    made.source.poll = watched
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["exactly_once", "at_least_once"])
+@pytest.mark.parametrize("turn", [5, 7, 9])
+def test_a_partition_that_comes_back_in_a_flood_goes_on_where_it_was(once, turn):
+    records, expected, told, kept = some_flood(), [], [], {}
+    a_life(records, {}, expected, once=once)
+
+    def change(made):
+        in_turn(made, turn, lambda: (states.append(ahead_of(kept)), lose(made, 0, comes_back=True)))
+        stops = itertools.count()
+        made.source.on_empty = lambda: made.loop.stop() if not made.loop._queue and next(stops) > 30 else None
+
+    states = []
+    a_life(records, kept, told, once=once, change=change)
+    assert states == [True]
+    if once:
+        assert Counter(told) == Counter(expected)
+    assert set(told) == set(expected)
+
+
+def test_of_a_partition_lost_in_a_flood_nothing_that_waits_is_finished():
+    records, kept, told, at = some_flood(), {}, [], []
+
+    def change(made):
+        def step():
+            at.append(sum(json.loads(value)["partition"] == 0 for topic, _, value in told if topic == "scores"))
+            assert made.loop._queue.waiting(TopicPartition("frames", 0)) > 50
+            lose(made, 0, comes_back=False)
+
+        in_turn(made, 4, step)
+
+    made = a_life(records, kept, told, once=False, change=change)
+    scores = [json.loads(value) for topic, _, value in told if topic == "scores"]
+    assert sum(score["partition"] == 0 for score in scores) == at[0] < 60
+    assert kept[TopicPartition("frames", 1)].offset == 28
+    assert kept[TopicPartition("frames", 0)].offset < 60
+    text = scrape(made.metrics)
+    assert 'framewatch_waiting_frames{partition="1"} 0.0' in text
+    assert 'framewatch_waiting_frames{partition="0"}' not in text
+
+
+@pytest.mark.parametrize("fails", [[1], [3], [2, 3, 7]])
+def test_transactions_lost_in_a_flood_are_done_again_and_told_once(fails):
+    records, expected, told = some_flood(), [], []
+    a_life(records, {}, expected, once=True)
+
+    def change(made):
+        made.loop._transactions.fails = set(fails)
+        stops = itertools.count()
+        made.source.on_empty = lambda: (
+            made.loop.stop() if not made.loop._queue and next(stops) > 30 else time.sleep(0.01)
+        )
+
+    a_life(records, {}, told, once=True, change=change)
+    assert Counter(told) == Counter(expected)
+
+
+def test_what_waits_and_what_is_paused_is_told():
+    made = make(a_backlog(4, FLOOD, padding=30_000), batch=8, max_bytes_waiting=2**20)
+    made.source.assigned = {TopicPartition("frames", number) for number in range(PARTITIONS)}
+    made.source.is_backlog = True
+    with made.loop._pipeline:
+        made.loop._turn()
+        text = scrape(made.metrics)
+        assert 'framewatch_partition_paused{partition="0"} 1.0' in text
+        waiting = float(text.split('framewatch_waiting_frames{partition="0"} ')[1].split()[0])
+        assert waiting == made.loop._queue.waiting(TopicPartition("frames", 0)) > 8
+        while made.loop._queue:
+            made.loop._turn()
+        made.loop._turn()
+        made.loop._pipeline.drain()
+    text = scrape(made.metrics)
+    assert 'framewatch_partition_paused{partition="0"} 0.0' in text
+    assert 'framewatch_waiting_frames{partition="0"} 0.0' in text
