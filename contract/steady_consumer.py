@@ -15,8 +15,13 @@ While a heartbeat waits for its answer, a poll does not wait: it turns some hund
 leaves a few kilobytes with the fetch that waits too. So this one sleeps in its place.
 
 A member whose static name another one has taken stops its heartbeats and goes on reading; this one says so.
+
+What was fetched of a partition is kept while it is paused, and given back only where no other part is in its place.
+One that was read to its end stays there, so a resumed partition would never be read again: here it makes room. And a
+partition that was to name an unreadable record would forget it while paused, and once it is resumed no poll return.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -101,6 +106,7 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
         """
         self._finish_rejoin()
         self._refuse_when_fenced()
+        self._make_room_for_resumed()
         if self._is_unanswered():
             time.sleep(timeout_ms / 1000)
             timeout_ms = 0
@@ -115,6 +121,27 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
             self._look()
             self._looked_at = time.monotonic()
         return polled
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        """Stop polling partitions, but not one whose next poll is to name a record that cannot be read.
+
+        One that is assigned no more is left alone: the client's own thread may have lost it a moment ago.
+        """
+        met = self._fetcher._next_in_line_exception_metadata  # noqa: SLF001
+        for one in partitions:
+            if met is None or one != met.partition:
+                with contextlib.suppress(KeyError):
+                    super().pause(one)
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        """Poll partitions again, first what was fetched of them before; they are given five seconds to begin.
+
+        One that is assigned no more is left alone.
+        """
+        for one in partitions:
+            with contextlib.suppress(KeyError):
+                super().resume(one)
+            self._looked_at = time.monotonic()
 
     def read_range(self, partition: TopicPartition, first: int, end: int, patience_seconds: float) -> Iterator[Any]:
         """Records of an assigned partition from one offset to before another; those it cannot read are left out.
@@ -139,6 +166,11 @@ class SteadyConsumer(KafkaConsumer):  # type: ignore[misc]
     def seconds_since_answer(self) -> float:
         """Seconds since the broker last gave records or answered a question; grows while it does not answer."""
         return time.monotonic() - self._answered_at
+
+    def _make_room_for_resumed(self) -> None:
+        # A part is false once it is read to its end.
+        if not self._fetcher._next_partition_records:  # noqa: SLF001
+            self._fetcher._next_partition_records = None  # noqa: SLF001
 
     def _finish_rejoin(self) -> None:
         """Have the next poll go on with a rejoin that was begun, and take its result where it has come to its end."""

@@ -414,14 +414,17 @@ class Engine:
         self._at.clear()
         return alerts
 
-    def state(self, topic: str, partition: int, next_offset: int, max_bytes: int) -> tuple[str, int]:
+    def state(
+        self, topic: str, partition: int, next_offset: int, max_bytes: int, ahead: frozenset[int] = frozenset()
+    ) -> tuple[str, int]:
         """Write down what is kept of a partition's cameras after the last batch that was followed.
 
         Args:
             topic: Topic.
             partition: Partition.
-            next_offset: Offset after the last frame that was followed.
+            next_offset: All frames before it were followed.
             max_bytes: Size that the text may have.
+            ahead: Offsets from ``next_offset`` on of frames that were followed too.
 
         Returns:
             Text for `restore`, and for how many cameras with an event pending it has no room.
@@ -430,7 +433,7 @@ class Engine:
         with self._cameras_lock:
             here = tuple(self._at.get((topic, partition), {}).values())
         reaching = (camera.recent[0] for camera in here if camera.recent)
-        read_from = min((offset for offset in reaching if offset >= horizon), default=next_offset)
+        read_from = min((offset for offset in reaching if horizon <= offset < next_offset), default=next_offset)
         pending = tuple(state for camera in here if (state := _state_of(camera)) is not None)
         health = (camera.health.state(camera.camera_id, camera.scored, camera.terms) for camera in here if camera.terms)
         unwell = tuple(one for one in health if one is not None)
@@ -439,7 +442,7 @@ class Engine:
             for camera in here
             if (one := camera.warm_up) is not None
         )
-        kept = PartitionState(read_from, pending, unwell, warm_ups)
+        kept = PartitionState(read_from, pending, unwell, warm_ups, ahead)
         return pack(kept, next_offset, max_bytes)
 
     def restore(
@@ -465,7 +468,8 @@ class Engine:
         if saved is None:
             return 0
         begins_at = max(0, saved.read_from, next_offset - READ_BACK_FRAMES)
-        self._fill_windows(iter(read(begins_at, next_offset)))
+        followed = read(begins_at, max(saved.ahead, default=next_offset - 1) + 1)
+        self._fill_windows(one for one in followed if one.offset < next_offset or one.offset in saved.ahead)
         for warm_up in saved.warm_ups:
             self._resume_warm_up(topic, partition, warm_up)
         for unwell in saved.unwell:

@@ -3,14 +3,14 @@
 The order is the promise: an offset is committed only after every alert, score and dead letter behind it was
 confirmed. So a worker that dies is followed by one that does some frames again, never by one that skips any.
 
-The loop's own thread fetches and commits. Batches go from it through a pipeline that prepares, scores and publishes
-them, each step on a thread of its own and in the batches' order.
+The loop's own thread fetches into a queue in which cameras take turns, and commits. Batches go from it through a
+pipeline that prepares, scores and publishes them, each step on a thread of its own and in the batches' order.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -30,6 +30,7 @@ from contract.errors import BrokerUnavailableError, BundleError, FrameError, Fra
 from contract.steady_consumer import UnreadableRecordError
 from worker.cameras import Cameras
 from worker.engine import Engine, IncomingFrame, Outcome, Work
+from worker.fair_queue import FairQueue, Finished
 from worker.kafka_clients import mapped_errors
 from worker.partitions import Losses, Progress
 from worker.pipeline import Pipeline
@@ -47,6 +48,7 @@ from worker.records import (
     score_record,
 )
 from worker.settings import WorkerSettings
+from worker.state import AHEAD_OFFSETS, unpack
 from worker.telemetry import Metrics, Probes
 from worker.transactions import AbortedError, Transactions, Watch, is_member
 
@@ -87,6 +89,15 @@ class Consumer(Protocol):
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Go on from another offset."""
 
+    def pause(self, *partitions: TopicPartition) -> None:
+        """Give no records of assigned partitions until they are resumed."""
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        """Give records of assigned partitions again."""
+
+    def paused(self) -> set[TopicPartition]:
+        """Assigned partitions that are paused."""
+
     def assignment(self) -> set[TopicPartition]:
         """Partitions assigned."""
 
@@ -108,10 +119,11 @@ class _Batch:
     """Records on their way.
 
     Attributes:
-        records: As they were fetched.
-        tenures: Of their partitions when they were.
+        records: In the order of their turns.
+        tenures: Of their partitions.
+        finished: How far their partitions are finished once the batch is.
         gone: Partitions lost since the batch before; what is kept of their cameras is dropped.
-        membership: Of the group when they were, for the transaction they go into.
+        membership: Of the group, in which these partitions were this worker's, for the transaction they go into.
         begun: Partitions begun since, and what was committed of them; their cameras go on from there.
         letters: Records of no camera, and why.
         late: Frames that are passed over.
@@ -123,6 +135,7 @@ class _Batch:
 
     records: Sequence[Any]
     tenures: dict[TopicPartition, int]
+    finished: dict[TopicPartition, Finished]
     gone: set[TopicPartition]
     membership: ConsumerGroupMetadata | None = None
     begun: dict[TopicPartition, OffsetAndMetadata] = field(default_factory=dict)
@@ -134,11 +147,11 @@ class _Batch:
     work: Work = field(default_factory=lambda: Work(0, (), ()))
 
     def counts(self, record: Any, tenures: dict[TopicPartition, int]) -> bool:  # noqa: ANN401
-        """Whether a record's partition has been this worker's since it was fetched."""
+        """Whether a record's partition has been this worker's since the batch was made."""
         return self.counts_of(_partition(record), tenures)
 
     def counts_of(self, partition: TopicPartition, tenures: dict[TopicPartition, int]) -> bool:
-        """Whether a partition has been this worker's since the batch was fetched."""
+        """Whether a partition has been this worker's since the batch was made."""
         tenure = self.tenures.get(partition)
         return tenure is not None and tenures.get(partition) == tenure
 
@@ -192,6 +205,9 @@ class WorkerLoop:
         self._clock = clock
         self._stopping = threading.Event()
         self._progress = Progress()
+        self._queue = FairQueue(settings.batch.max_bytes_waiting, AHEAD_OFFSETS)
+        # Whether the group's membership allowed a batch in the last turn.
+        self._may_take = True
         self._committed_at = clock()
         self._lag_at = 0.0
         # Partitions of which the open transaction tells, and their tenures.
@@ -223,7 +239,7 @@ class WorkerLoop:
                 with self._watch("turn of the loop", self._settings.stuck_seconds):
                     self._turn()
             if self._transactions is not None:
-                self._pipeline.submit(_Batch((), {}, set(), is_commit=True))
+                self._pipeline.submit(_Batch((), {}, {}, set(), is_commit=True))
             self._pipeline.drain()
         if self._transactions is None:
             self._commit()
@@ -239,11 +255,8 @@ class WorkerLoop:
     def _turn(self) -> None:
         self._probes.turn()
         self._pipeline.check()
-        records = self._gather()
-        membership = None
-        if self._transactions is not None:
-            records, membership = self._as_member(records)
-        self._begin_partitions(records)
+        self._fetch()
+        records, membership = self._take()
         self._tell_health()
         is_due = self._clock() - self._committed_at >= self._settings.batch.commit_interval_ms / 1000
         is_commit = is_due and self._transactions is not None and self._transactions.is_open
@@ -251,7 +264,8 @@ class WorkerLoop:
         if records or self._gone or self._begun or is_commit or cameras is not None:
             gone, self._gone, begun, self._begun = self._gone, set(), self._begun, {}
             size = sum(record_bytes(record) for record in records)
-            batch = _Batch(records, self._progress.tenures, gone, membership, begun, is_commit, cameras)
+            finished = {partition: self._queue.finished(partition) for partition in set(map(_partition, records))}
+            batch = _Batch(records, self._progress.tenures, finished, gone, membership, begun, is_commit, cameras)
             self._pipeline.submit(batch, size)
         if is_due and self._transactions is None:
             self._commit()
@@ -260,30 +274,45 @@ class WorkerLoop:
         if self._clock() - self._lag_at >= _LAG_EVERY_SECONDS:
             self._measure_lag()
 
-    def _as_member(self, records: list[Any]) -> tuple[list[Any], ConsumerGroupMetadata | None]:
-        """Note under which membership of the group records were polled; put them back where it is none to commit with.
+    def _take(self) -> tuple[list[Any], ConsumerGroupMetadata | None]:
+        """Take the next batch's records, and the membership of the group that they go out under in a transaction.
 
-        The membership of a consumer that was evicted, or is on its way into another generation, fences nothing.
+        The membership of a consumer that was evicted, or is on its way into another generation, fences nothing: under
+        it none are taken.
         """
-        membership: ConsumerGroupMetadata = self._consumer.group_metadata()
-        if is_member(membership):
-            return records, membership
-        for partition, offset in _first_offsets(records).items():
-            if partition in self._consumer.assignment():
-                self._consumer.seek(partition, offset)
-        return [], None
+        membership: ConsumerGroupMetadata | None = None
+        if self._transactions is not None:
+            membership = self._consumer.group_metadata()
+        with mapped_errors(self._settings.kafka):
+            # After the membership was noted: what waits of a partition lost before it began must not go out under it.
+            self._drop_lost()
+        self._begin_partitions()
+        self._may_take = membership is None or is_member(membership)
+        if not self._may_take:
+            return [], None
+        return self._queue.take(self._settings.batch.max_frames), membership
 
-    def _gather(self) -> list[Any]:
-        """Wait for records and take what came with them, up to a full batch; the brokers have gathered them."""
+    def _fetch(self) -> None:
+        """Take in what has come, as far as there is room; waits for it where nothing waits yet."""
         most = self._settings.batch.max_frames
-        records: list[Any] = []
+        timeout_ms = 0 if self._queue and self._may_take else self._idle_ms()
         with self._metrics.time_stage("fetch"), mapped_errors(self._settings.kafka):
-            while len(records) < most and not self._stopping.is_set():
-                polled = self._poll(0 if records else self._idle_ms(), most - len(records))
-                records = self._drop_lost(records + polled)
-                if not polled or not records:
+            self._pause_full()
+            while not self._stopping.is_set():
+                polled = self._poll(timeout_ms, most)
+                self._queue.add(polled)
+                self._drop_lost()
+                self._pause_full()
+                if not polled or not self._queue:
                     break
-        return records
+                timeout_ms = 0
+
+    def _pause_full(self) -> None:
+        """Pause partitions of which there is no room for more, so that others' records come, and resume the rest."""
+        assigned, paused = self._consumer.assignment(), self._consumer.paused()
+        full = self._queue.full(assigned)
+        self._consumer.pause(*(assigned & full) - paused)
+        self._consumer.resume(*(assigned & paused) - full)
 
     def _idle_ms(self) -> int:
         """How long to wait for a first record: no longer than until the next commit is due."""
@@ -297,8 +326,8 @@ class WorkerLoop:
             return [UnreadableRecord(error.partition.topic, error.partition.partition, error.offset, str(error))]
         return [record for part in polled.values() for record in part]
 
-    def _drop_lost(self, records: list[Any]) -> list[Any]:
-        """Forget the partitions lost lately and leave out what was fetched of them; one that came back begins anew.
+    def _drop_lost(self) -> None:
+        """Forget the partitions lost lately and drop what waits of them; one that came back begins anew.
 
         What was fetched before the loss may have been done by another worker since, or not at all, so a partition that
         came back is read again from what is committed, or from what was finished where nothing is.
@@ -307,29 +336,29 @@ class WorkerLoop:
         if self._progress.heed():
             lost |= self._consumer.assignment()
         if not lost:
-            return records
+            return
         finished = self._progress.finished
         self._progress.forget(lost)
         self._gone |= lost
+        self._metrics.forget(tp.partition for tp in lost)
+        _log.info("partitions lost", extra={"partitions": sorted(tp.partition for tp in lost)})
         for partition in lost:
             self._begun.pop(partition, None)
-        self._metrics.forget_lag(tp.partition for tp in lost)
-        _log.info("partitions lost", extra={"partitions": sorted(tp.partition for tp in lost)})
-        for partition in lost & self._consumer.assignment():
-            dropped = [record.offset for record in records if _partition(record) == partition]
+            oldest = self._queue.oldest(partition)
+            self._queue.drop(partition)
+            if partition not in self._consumer.assignment():
+                continue
             committed = self._committed(partition)
-            goes_on_at = committed.offset if committed is not None else None
-            if goes_on_at is None:
-                goes_on_at = finished.get(partition, min(dropped, default=None))
+            goes_on_at = committed.offset if committed is not None else finished.get(partition, oldest)
             if goes_on_at is not None:
                 self._consumer.seek(partition, goes_on_at)
-        return [record for record in records if _partition(record) not in lost]
 
-    def _begin_partitions(self, records: list[Any]) -> None:
+    def _begin_partitions(self) -> None:
         """Note where new partitions begin, to be committed: a restart must not begin them elsewhere."""
         for partition in self._consumer.assignment() - self._progress.finished.keys():
-            fetched = [record.offset for record in records if _partition(record) == partition]
-            begins_at = min(fetched, default=None) if fetched else self._position(partition)
+            begins_at = self._queue.oldest(partition)
+            if begins_at is None:
+                begins_at = self._position(partition)
             if begins_at is None:
                 continue
             committed = self._committed(partition)
@@ -342,6 +371,8 @@ class WorkerLoop:
             self._progress.begin(partition, committed.offset, committed.metadata)
             if committed.metadata:
                 self._begun[partition] = committed
+                saved = unpack(committed.metadata, committed.offset)
+                self._queue.begin(partition, saved.ahead if saved is not None else ())
 
     def _commit_begin(self, partition: TopicPartition, offset: int) -> bool:
         """Commit where a partition begins, so that there is something to go back to."""
@@ -351,6 +382,7 @@ class WorkerLoop:
         except BrokerUnavailableError as error:
             if not isinstance(error.__cause__, _MOVING):
                 raise
+            self._queue.drop(partition)
             if partition in self._consumer.assignment():
                 self._consumer.seek(partition, offset)
             return False
@@ -373,6 +405,10 @@ class WorkerLoop:
         assigned = self._consumer.assignment()
         self._probes.ready = bool(assigned)
         self._metrics.partitions.set(len(assigned))
+        paused = self._consumer.paused()
+        for partition in assigned:
+            self._metrics.waiting.labels(str(partition.partition)).set(self._queue.waiting(partition))
+            self._metrics.paused.labels(str(partition.partition)).set(partition in paused)
         self._probes.answered(self._consumer.seconds_since_answer())
         for partition, count in self._consumer.take_missed().items():
             self._metrics.missed.labels(str(partition.partition)).inc(count)
@@ -466,9 +502,9 @@ class WorkerLoop:
                 self._metrics.skipped.labels(self._metrics.camera_label(frame.camera_id), "late").inc()
         if batch.records:
             self._metrics.batch_frames.observe(len(outcomes))
-        for partition, offset in _last_offsets(batch.records).items():
-            state = self._state(partition, offset + 1)
-            self._progress.finish(partition, offset, batch.tenures.get(partition), state)
+        for partition, finished in batch.finished.items():
+            state = self._state(partition, finished)
+            self._progress.finish(partition, finished.next_offset, batch.tenures.get(partition), state)
         if self._transactions is not None:
             is_late = self._transactions.age_seconds >= self._settings.batch.commit_interval_ms / 1000
             if batch.is_commit or is_late:
@@ -480,7 +516,7 @@ class WorkerLoop:
                 self._outlet.send(records)
             self._probes.answered()
             return
-        counting = [tp for tp in _last_offsets(batch.records) if batch.counts_of(tp, tenures)]
+        counting = [tp for tp in batch.finished if batch.counts_of(tp, tenures)]
         if batch.membership is not None and counting:
             self._told_of |= {partition: tenures[partition] for partition in counting}
             self._outlet.send(records, batch.membership)
@@ -496,9 +532,11 @@ class WorkerLoop:
         self._progress.commit(offsets)
         self._probes.answered()
 
-    def _state(self, partition: TopicPartition, next_offset: int) -> str:
+    def _state(self, partition: TopicPartition, finished: Finished) -> str:
         most = self._settings.kafka.commit_metadata_bytes
-        text, left_out = self._engine.state(partition.topic, partition.partition, next_offset, most)
+        text, left_out = self._engine.state(
+            partition.topic, partition.partition, finished.next_offset, most, finished.ahead
+        )
         self._metrics.state_left_out.labels(str(partition.partition)).set(left_out)
         return text
 
@@ -540,7 +578,7 @@ class WorkerLoop:
     def _commit(self) -> None:
         self._committed_at = self._clock()
         with mapped_errors(self._settings.kafka):
-            self._drop_lost([])
+            self._drop_lost()
         offsets = self._progress.uncommitted
         if not offsets:
             return
@@ -560,19 +598,6 @@ class WorkerLoop:
             end = self._consumer.highwater(partition)
             if end is not None:
                 self._metrics.lag.labels(str(partition.partition)).set(max(0, end - offset))
-
-
-def _last_offsets(records: Iterable[Any]) -> dict[TopicPartition, int]:
-    """Offset of the last of some records in each partition; a partition's records come in their order."""
-    return {_partition(record): record.offset for record in records}
-
-
-def _first_offsets(records: Iterable[Any]) -> dict[TopicPartition, int]:
-    """Offset of the first of some records in each partition."""
-    offsets: dict[TopicPartition, int] = {}
-    for record in records:
-        offsets.setdefault(_partition(record), record.offset)
-    return offsets
 
 
 def _partition(record: Any) -> TopicPartition:  # noqa: ANN401

@@ -39,7 +39,7 @@ class Losses(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
 
 class Progress:
-    """Offsets of the assigned partitions: after the last finished frame, and which of them are not yet committed.
+    """Offsets of the assigned partitions: up to which all is finished, and which of them are not yet committed.
 
     One thread reads frames and another finishes them, so a partition may be lost, and come back, while frames of it are
     under way. Each time it begins it is a new tenure, and what was read in an earlier one no longer counts.
@@ -55,7 +55,7 @@ class Progress:
 
     @property
     def finished(self) -> dict[TopicPartition, int]:
-        """Offset after the last finished frame, or where the partition began; a copy."""
+        """Offset up to which all is finished, or where the partition began; a copy."""
         with self._lock:
             return dict(self._finished)
 
@@ -110,18 +110,18 @@ class Progress:
             was, self._is_taken_back = self._is_taken_back, False
         return was
 
-    def finish(self, partition: TopicPartition, offset: int, tenure: int | None, state: str = "") -> None:
-        """Note that all up to the record at an offset is finished and all it told confirmed, unless its tenure is over.
+    def finish(self, partition: TopicPartition, next_offset: int, tenure: int | None, state: str = "") -> None:
+        """Note that all before an offset is finished and all it told confirmed, unless the partition's tenure is over.
 
         Args:
             partition: The partition.
-            offset: Of its last finished record.
-            tenure: In which the record was read.
-            state: What is kept of its cameras after that record.
+            next_offset: The offset; it may be the one noted last, where only what lies ahead of it was finished since.
+            tenure: In which the records were read.
+            state: What is kept of its cameras, and which offsets ahead are finished too.
         """
         with self._lock:
             if tenure is not None and self._tenures.get(partition) == tenure:
-                self._note(partition, offset + 1, state)
+                self._note(partition, next_offset, state)
 
     def commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
         """Note that offsets are committed."""

@@ -79,6 +79,15 @@ def read_frame(record: Any) -> IncomingFrame:  # noqa: ANN401 - the client's rec
     return IncomingFrame(camera_id, record.topic, record.partition, record.offset, captured_at_ms(record), record.value)
 
 
+def camera_of(record: Any) -> str | None:  # noqa: ANN401
+    """Camera id that a record's key is; None where it is none."""
+    try:
+        camera_id = record.key.decode() if record.key is not None else ""
+    except UnicodeDecodeError:
+        return None
+    return camera_id if CAMERA_ID.fullmatch(camera_id) else None
+
+
 def record_bytes(record: Any) -> int:  # noqa: ANN401
     """Bytes that a record, consumed or to be sent, holds: its key, value and headers."""
     headers = sum(len(name) + len(value or b"") for name, value in record.headers)

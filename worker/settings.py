@@ -66,7 +66,7 @@ class KafkaSettings(FrozenModel):
     fetch_bytes: int = Field(default=16 * 2**20, ge=2**20, le=256 * 2**20)
     """Bytes fetched from a partition at once; at least the largest frame."""
 
-    commit_metadata_bytes: int = Field(default=4096, ge=256, le=2**20)
+    commit_metadata_bytes: int = Field(default=4096, ge=512, le=2**20)
     """Size of what travels with a committed offset; at most the broker's ``offset.metadata.max.bytes``."""
 
     delivery_timeout_ms: int = Field(default=60_000, ge=1_000, le=600_000)
@@ -204,7 +204,11 @@ class BatchSettings(FrozenModel):
     """Time for which brokers gather frames of a batch; below 20 ms a frame is fetched as soon as it is there."""
 
     max_bytes_under_way: int = Field(default=64 * 2**20, ge=2**20, le=4 * 2**30)
-    """Size of all encoded frames between being fetched and being published; a batch that is larger goes alone."""
+    """Size of all encoded frames from their batch to their being published; a batch that is larger goes alone."""
+
+    max_bytes_waiting: int = Field(default=64 * 2**20, ge=2**20, le=4 * 2**30)
+    """Size of all encoded frames that are fetched and wait for their camera's turn; half of it is for whoever needs it,
+    the other half is shared by the partitions."""
 
     commit_interval_ms: int = Field(default=500, ge=10, le=60_000)
     """Time between two commits; what a killed worker did since its last is done again."""

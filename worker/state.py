@@ -1,7 +1,8 @@
 """What is kept of a partition's cameras, small enough to travel in the metadata of a committed offset.
 
 So it is exactly as old as the offset: whoever goes on from there continues the same events. Frames are not part of it;
-they are read back from their topic, and the state says from where.
+they are read back from their topic, and the state says from where. Nor need frames be finished in the order of their
+offsets: the state also says which after the committed one are, and that is never left out.
 
 The text is the format's number and the base 85 of compressed JSON. A broker takes 4096 bytes of metadata
 (`offset.metadata.max.bytes`), in which about sixty cameras with an event pending fit; one without costs nothing.
@@ -12,12 +13,12 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeVar
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from contract.alert import BundleReference, HealthState
 from contract.event import Event, Following
@@ -27,6 +28,9 @@ from worker.profile import Terms
 from worker.warm_up import BLOCKS, Seen, Thresholds
 
 _FORMAT: Final = "3"
+AHEAD_OFFSETS: Final = 2048
+"""Offsets from the committed one on among which frames may be finished."""
+
 _MAX_UNPACKED_BYTES: Final = 4 * 2**20
 _MOST: Final = 2**53
 """Bound of what is counted."""
@@ -150,12 +154,14 @@ class PartitionState:
         cameras: Those with an event pending.
         unwell: Those whose health is followed.
         warm_ups: Those with thresholds of their own.
+        ahead: Offsets from the committed one on that are finished.
     """
 
     read_from: int
     cameras: tuple[CameraState, ...] = ()
     unwell: tuple[UnwellCamera, ...] = ()
     warm_ups: tuple[WarmUpState, ...] = ()
+    ahead: frozenset[int] = frozenset()
 
 
 class _PackedBundle(NamedTuple):
@@ -219,9 +225,11 @@ class _PackedWarmUp(NamedTuple):
 
 
 _Row = CameraState | UnwellCamera | WarmUpState
+# A bit an offset, the committed one's the lowest, in hexadecimal digits.
+_Bits = Annotated[str, Field(pattern=rf"^[0-9a-f]{{0,{AHEAD_OFFSETS // 4}}}$")]
 _packed: Final = TypeAdapter(
     tuple[
-        list[_PackedBundle], list[_PackedTerms], int, list[_Packed], list[_PackedUnwell], list[_PackedWarmUp]
+        list[_PackedBundle], list[_PackedTerms], int, _Bits, list[_Packed], list[_PackedUnwell], list[_PackedWarmUp]
     ]
 )  # fmt: skip
 
@@ -232,7 +240,7 @@ def pack(state: PartitionState, next_offset: int, max_bytes: int) -> tuple[str, 
     Args:
         state: Of the partition.
         next_offset: The offset that is committed with it.
-        max_bytes: Size that the text may have.
+        max_bytes: Size that the text may have; 512 hold what is never left out.
 
     Returns:
         The text, and how many cameras' events, conditions and thresholds it leaves out for want of room: thresholds of
@@ -247,7 +255,7 @@ def pack(state: PartitionState, next_offset: int, max_bytes: int) -> tuple[str, 
     while len(text) > max_bytes and kept:
         kept = min(kept - 1, kept * max_bytes // len(text))
         text = _text(state, ordered[:kept], next_offset)
-    return text if len(text) <= max_bytes else "", len(ordered) - kept
+    return text, len(ordered) - kept
 
 
 def unpack(text: str, next_offset: int) -> PartitionState | None:
@@ -264,7 +272,7 @@ def unpack(text: str, next_offset: int) -> PartitionState | None:
         data = unpacker.decompress(base64.b85decode(text[len(_FORMAT) :]), _MAX_UNPACKED_BYTES)
         if not unpacker.eof:
             return None
-        bundles, packed_terms, read_back, packed, unwell, warm_ups = _packed.validate_json(data)
+        bundles, packed_terms, read_back, bits, packed, unwell, warm_ups = _packed.validate_json(data)
         terms = [_unpacked_terms(one, bundles) for one in packed_terms]
         state = PartitionState(
             next_offset - read_back,
@@ -274,14 +282,16 @@ def unpack(text: str, next_offset: int) -> PartitionState | None:
                 WarmUpState(one.camera_id, _at(terms, one.terms), _as_scores(one.seen, _score), one.thresholds)
                 for one in warm_ups
             ),
+            _offsets(bits, next_offset),
         )
     except (ValueError, OverflowError, zlib.error, ValidationError):
         return None
     is_possible = (
         0 <= state.read_from <= next_offset
-        and all(_is_possible(one, next_offset) for one in state.cameras)
-        and all(_is_possible_health(one, next_offset) for one in state.unwell)
-        and all(_is_possible_warm_up(one) for one in state.warm_ups)
+        and all(map(_is_possible, state.cameras))
+        and all(map(_is_possible_health, state.unwell))
+        and all(map(_is_possible_warm_up, state.warm_ups))
+        and _are_finished(state, next_offset)
     )
     return state if is_possible else None
 
@@ -300,9 +310,20 @@ def _text(state: PartitionState, kept: Sequence[_Row], next_offset: int) -> str:
         if isinstance(one, WarmUpState)
     ]
     packed_terms = [(bundles.index(bundle), version, threshold) for bundle, version, threshold in terms]
-    value = [bundles, packed_terms, next_offset - state.read_from, rows, unwell, warm_ups]
+    bits = _bits(state.ahead, next_offset)
+    value = [bundles, packed_terms, next_offset - state.read_from, bits, rows, unwell, warm_ups]
     data = json.dumps(value, separators=(",", ":")).encode()
     return _FORMAT + base64.b85encode(zlib.compress(data, 9)).decode()
+
+
+def _bits(ahead: Iterable[int], next_offset: int) -> str:
+    bits = sum(1 << (offset - next_offset) for offset in ahead)
+    return f"{bits:x}" if bits else ""
+
+
+def _offsets(bits: str, next_offset: int) -> frozenset[int]:
+    number = int(bits or "0", 16)
+    return frozenset(next_offset + place for place in range(number.bit_length()) if number >> place & 1)
 
 
 def _key(terms: Terms) -> tuple[_PackedBundle, str, float]:
@@ -394,21 +415,29 @@ def _unpacked_health(packed: _PackedUnwell, next_offset: int, terms: Terms) -> U
     return UnwellCamera(packed.camera_id, packed.frames_unwell, conditions, terms)
 
 
-def _is_possible_health(camera: UnwellCamera, next_offset: int) -> bool:
+def _are_finished(state: PartitionState, next_offset: int) -> bool:
+    """Whether all frames that a state speaks of were finished when it was written."""
+    places = [place for camera in state.cameras for place in (camera.first, camera.peak, camera.last)]
+    conditions = [condition for camera in state.unwell for condition in camera.conditions]
+    places += [place for condition in conditions for place in (condition.first, condition.last)]
+    return all(place.offset < next_offset or place.offset in state.ahead for place in places)
+
+
+def _is_possible_health(camera: UnwellCamera) -> bool:
     return (
         CAMERA_ID.fullmatch(camera.camera_id) is not None
         and 0 <= camera.frames_unwell <= _MOST_UNWELL
         and len({one.state for one in camera.conditions}) == len(camera.conditions)
         and all(
             -_MOST <= one.first_position <= one.last_position < 0
-            and 0 <= one.first.offset <= one.last.offset < next_offset
+            and 0 <= one.first.offset <= one.last.offset
             and all(0 <= place.captured_at_ms <= MAX_TIME_MS for place in (one.first, one.last))
             for one in camera.conditions
         )
     )
 
 
-def _is_possible(camera: CameraState, next_offset: int) -> bool:
+def _is_possible(camera: CameraState) -> bool:
     """Whether an engine can have kept this: others may commit too, and what they wrote must not stop a worker."""
     event, told_at = camera.following.event, camera.following.told_at
     first, peak, last = camera.first, camera.peak, camera.last
@@ -417,7 +446,7 @@ def _is_possible(camera: CameraState, next_offset: int) -> bool:
         and -_MOST <= event.first <= event.peak <= event.last < 0
         and abs(told_at) <= _MOST
         and 0 <= event.updates <= _MOST
-        and 0 <= first.offset <= peak.offset <= last.offset < next_offset
+        and 0 <= first.offset <= peak.offset <= last.offset
         and 0 <= camera.peak_from <= peak.offset
         and 0 <= camera.p_value <= 1
         and all(0 <= place.captured_at_ms <= MAX_TIME_MS for place in (first, peak, last))

@@ -56,8 +56,16 @@ class Metrics:
             registry=self.registry,
         )
         self.lag = Gauge(
-            "framewatch_lag_frames", "Frames on the topic behind the last scored", ["partition"], registry=self.registry
+            "framewatch_lag_frames", "Frames on the topic from the first unfinished on", ["partition"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.waiting = Gauge(
+            "framewatch_waiting_frames", "Frames fetched that wait for a batch", ["partition"], registry=self.registry
         )
+        self.paused = Gauge(
+            "framewatch_partition_paused", "Whether so much of a partition waits that no more is fetched",
+            ["partition"], registry=self.registry,
+        )  # fmt: skip
         self.skipped = Counter(
             "framewatch_frames_skipped", "Frames passed over by a policy", ["camera", "cause"], registry=self.registry
         )
@@ -93,11 +101,12 @@ class Metrics:
             self._cameras.add(camera_id)
         return camera_id
 
-    def forget_lag(self, partitions: Iterable[int]) -> None:
-        """Report no lag of partitions that were lost."""
+    def forget(self, partitions: Iterable[int]) -> None:
+        """Report no lag of partitions that were lost, nor what waits of them."""
         for number in partitions:
-            with contextlib.suppress(KeyError):
-                self.lag.remove(str(number))
+            for gauge in (self.lag, self.waiting, self.paused):
+                with contextlib.suppress(KeyError):
+                    gauge.remove(str(number))
 
     @contextlib.contextmanager
     def time_stage(self, stage: str) -> Iterator[None]:

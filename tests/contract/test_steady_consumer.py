@@ -242,3 +242,82 @@ def test_a_poll_while_a_heartbeat_is_unanswered_waits_and_turns_once(broker, mon
     monkeypatch.undo()
     member._coordinator.state = MemberState.UNJOINED
     member.close(autocommit=False)
+
+
+@pytest.fixture
+def two_partitions(broker, request):
+    """A consumer of two partitions, and what sends a record to one of them."""
+    name = request.node.name.replace("_", "-")
+    create_topics(broker, {name: Topic(2)})
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, linger_ms=500)
+    opened = SteadyConsumer(bootstrap_servers=broker.bootstrap_servers, group_id=None, auto_offset_reset="earliest")
+    partitions = [TopicPartition(name, number) for number in (0, 1)]
+
+    def send(number, values, headers=()):
+        for value in values:
+            producer.send(name, value.encode(), partition=number, headers=list(headers))
+        producer.flush()
+
+    opened.assign(partitions)
+    yield opened, partitions, send
+    opened.close()
+    producer.close()
+
+
+def poll_until(consumer, count, max_records=100, seconds=20):
+    """Values as they come, and the offsets of records that could not be read."""
+    values, unreadable = [], []
+    ends_at = time.monotonic() + seconds
+    while len(values) + len(unreadable) < count and time.monotonic() < ends_at:
+        try:
+            polled = consumer.poll(timeout_ms=100, max_records=max_records)
+        except UnreadableRecordError as error:
+            unreadable.append(error.offset)
+        else:
+            values += [record.value.decode() for part in polled.values() for record in part]
+    return values, unreadable
+
+
+def test_a_partition_that_was_paused_half_read_goes_on_though_another_was_read_to_its_end_since(two_partitions):
+    consumer, (first, _), send = two_partitions
+    lost = TopicPartition(first.topic, 7)
+    consumer.pause(lost)
+    consumer.resume(lost)
+    send(0, ["a", "b", "c"])
+    assert poll_until(consumer, 1, max_records=1) == (["a"], [])
+    consumer.pause(first)
+    send(1, ["x", "y"])
+    assert poll_until(consumer, 2) == (["x", "y"], [])
+    consumer.resume(first)
+    assert poll_until(consumer, 2) == (["b", "c"], [])
+    send(1, ["z"])
+    assert poll_until(consumer, 1) == (["z"], [])
+
+
+def test_a_partition_is_not_paused_before_it_has_named_the_record_it_cannot_read(two_partitions):
+    consumer, (first, _), send = two_partitions
+    send(0, ["a", "b"])
+    send(0, ["bad"], headers=[(BadText("name"), b"")])
+    send(0, ["d"])
+    assert poll_until(consumer, 2) == (["a", "b"], [])
+    consumer.pause(first)
+    assert poll_until(consumer, 1) == ([], [2])
+    consumer.pause(first)
+    assert consumer.paused() == {first}
+    assert poll_until(consumer, 1, seconds=1) == ([], [])
+    consumer.resume(first)
+    assert poll_until(consumer, 1) == (["d"], [])
+
+
+def test_a_resumed_partition_is_given_time_before_it_counts_as_stalled(two_partitions, caplog):
+    consumer, (first, second), send = two_partitions
+    send(0, ["a"])
+    send(1, ["x"])
+    poll_until(consumer, 2)
+    consumer.pause(first, second)
+    send(0, ["b"])
+    consumer._looked_at -= 60
+    consumer.resume(first)
+    consumer.poll(timeout_ms=0)
+    assert "fetching stalled" not in caplog.text
+    assert poll_until(consumer, 1) == (["b"], [])

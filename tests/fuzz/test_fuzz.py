@@ -131,10 +131,7 @@ rows = st.tuples(
     st.text(max_size=9), st.booleans(), st.tuples(*[numbers] * 4), st.tuples(*[st.floats()] * 2), numbers,
     st.tuples(*[numbers] * 3), numbers, st.tuples(*[numbers] * 3), few, st.floats(), st.sampled_from(["low", "x"]),
 )  # fmt: skip
-conditions = st.tuples(
-    st.sampled_from(["black", "x"]), st.booleans(), st.tuples(*[numbers] * 2), st.tuples(*[numbers] * 2),
-    st.tuples(*[numbers] * 2),
-)  # fmt: skip
+conditions = st.tuples(st.sampled_from(["frozen", "black", "gone"]), st.booleans(), *[st.tuples(numbers, numbers)] * 3)
 unwell = st.tuples(st.text(max_size=9), numbers, st.lists(conditions, max_size=2), few)
 seen = st.tuples(
     numbers, numbers, numbers, st.lists(st.floats(), max_size=3), st.none() | st.floats(),
@@ -143,8 +140,9 @@ seen = st.tuples(
 warm_ups = st.tuples(st.text(max_size=9), few, seen, st.none() | st.tuples(st.floats(), st.floats()))
 bundles = st.tuples(st.text(max_size=9), st.text(max_size=9), st.text(max_size=9) | st.just("0a" * 32))
 terms = st.tuples(few, st.text(max_size=9) | st.just("1-0f3a9c21"), st.floats())
+bits = st.integers(0, 2**60).map("{:x}".format) | st.text(max_size=9)
 states = st.tuples(
-    st.lists(bundles, max_size=2), st.lists(terms, max_size=2), numbers, st.lists(rows, max_size=3),
+    st.lists(bundles, max_size=2), st.lists(terms, max_size=2), numbers, bits, st.lists(rows, max_size=3),
     st.lists(unwell, max_size=2), st.lists(warm_ups, max_size=2),
 ).map(packed)  # fmt: skip
 
@@ -156,7 +154,7 @@ states = st.tuples(
 def test_metadata_of_an_offset_is_a_state_or_none(text, offset):
     state = unpack(text, offset)
     if state is not None:
-        assert pack(state, offset, 4096)[0]
+        assert unpack(pack(state, offset, 10**6)[0], offset) == state
 
 
 @given(values | st.binary(max_size=200))

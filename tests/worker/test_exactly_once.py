@@ -216,3 +216,29 @@ def test_killed_workers_tell_every_frame_exactly_once(deployment, tiny_bundle, k
     assert len({alert["data"]["event_id"] for alert in alerts}) == 1
     assert len({alert["id"] for alert in alerts}) == len(alerts)
     assert sum(deployment.committed().values()) == len(frames)
+
+
+def test_workers_killed_in_a_flood_tell_every_frame_exactly_once_and_the_flood_s_last(deployment, tiny_bundle):
+    deployment.set({"delivery": "exactly_once", "transaction_timeout_ms": 5000, "group_instance_id": "one"})
+    footage = frames_of(str(tiny_bundle.footage), "flood")
+    others = [f"camera-{number}".encode() for number in range(12)]
+    flood = [footage[number % len(footage)] for number in range(300)]
+    beside = [(name, *rest) for _, *rest in footage[:6] for name in others]
+    deployment.send([*flood, *beside])
+    for number in range(2):
+        with deployment.worker() as worker:
+            wait_until(lambda wanted=number + 1: deployment.log.read_text().count('"running"') >= wanted)
+            time.sleep(0.4)
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.wait()
+    with deployment.worker() as worker:
+        scores = [json.loads(one.value) for one in deployment.read("scores", 372, patience=20)]
+        assert terminate(worker) == 0
+    assert len({(one["partition"], one["offset"]) for one in scores}) == 372
+    assert sum(deployment.committed().values()) == 372
+    places = {}
+    for place, one in enumerate(scores):
+        places.setdefault(one["camera_id"], []).append((place, one["offset"]))
+    assert all(some == sorted(some, key=lambda one: one[1]) for some in places.values())
+    # By their offsets, those of the flood's partition would come after the 300.
+    assert max(place for name, some in places.items() if name != "flood" for place, _ in some) < 200

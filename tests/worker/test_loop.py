@@ -42,7 +42,11 @@ def record(offset, level=DARK, *, partition=0, key=b"door", value=None, headers=
 
 
 class Source:
-    """A consumer that serves given records, and writes down what is committed and when."""
+    """A consumer that serves given records, and writes down what is committed and when.
+
+    A poll that does not wait finds nothing, so that what was polled is a batch, unless there is a backlog: then records
+    come a partition after another, as kafka-python gives those of one response.
+    """
 
     def __init__(self, records, journal):
         self.held = list(records)
@@ -54,10 +58,19 @@ class Source:
         self.membership = ConsumerGroupMetadata("group", 1, "me", None, MemberState.STABLE)
         self.silent_seconds = 0.0
         self.assigned = {TopicPartition("frames", number) for number in (0, 1)}
+        self.resting = set()
+        self.is_backlog = False
         self.on_empty = lambda: None
 
     def poll(self, timeout_ms, max_records):
-        taken, self.waiting = self.waiting[:max_records], self.waiting[max_records:]
+        if not self.is_backlog and not timeout_ms:
+            return {}
+        ready = [one for one in self.waiting if TopicPartition(one.topic, one.partition) not in self.resting]
+        if self.is_backlog:
+            ready = [one for one in ready if one.partition == ready[0].partition]
+        taken = ready[:max_records]
+        gone = set(map(id, taken))
+        self.waiting = [one for one in self.waiting if id(one) not in gone]
         if not taken:
             self.on_empty()
         parts = {}
@@ -80,6 +93,17 @@ class Source:
 
     def position(self, partition, timeout_ms):
         return self.starts.get(partition.partition)
+
+    def pause(self, *partitions):
+        assert self.assigned.issuperset(partitions)
+        self.resting.update(partitions)
+
+    def resume(self, *partitions):
+        assert self.assigned.issuperset(partitions)
+        self.resting.difference_update(partitions)
+
+    def paused(self):
+        return self.resting & self.assigned
 
     def seek(self, partition, offset):
         self.waiting = [one for one in self.waiting if one.partition != partition.partition]
@@ -148,22 +172,18 @@ def no_watch(_name, _seconds):
 
 
 def make(
-    records,
-    *,
-    batch=4,
-    deliver=None,
-    scores="scores",
-    commit_interval_ms=10,
-    probes=None,
-    fails=(),
-    reloaded=lambda: None,
-    **more,
-):
+    records, *, batch=4, max_bytes_waiting=2**20, deliver=None, scores="scores", commit_interval_ms=10, probes=None,
+    fails=(), scorer=None, reloaded=lambda: None, **more,
+):  # fmt: skip
     journal, values = [], defaultdict(list)
     source = Source(records, journal)
     settings = WorkerSettings(
         bundle="unused",
-        batch={"max_frames": batch, "commit_interval_ms": commit_interval_ms},
+        batch={
+            "max_frames": batch,
+            "commit_interval_ms": commit_interval_ms,
+            "max_bytes_waiting": max_bytes_waiting,
+        },
         kafka={"scores_topic": scores},
         **more,
     )
@@ -176,15 +196,15 @@ def make(
             values[one.topic].append(one.value)
 
     sink = SimpleNamespace(send=deliver or write_down) if fails == () else PlayedTransactions(source, write_down, fails)
-    engine = Engine(detector())
-    profile = make_profile(engine_detector := detector())
+    engine = Engine(scorer or detector())
+    profile = make_profile(scorer or detector())
     allowed = frozenset(settings.allowed_cameras) if settings.allowed_cameras is not None else None
-    cameras = Cameras(profile, settings.late, allowed, {}, {Path("unused"): engine_detector})
+    cameras = Cameras(profile, settings.late, allowed, {}, {Path("unused"): profile.detector})
     clock = (number / 100 for number in itertools.count()).__next__
     loop = WorkerLoop(
         source, sink, engine, settings, cameras, reloaded, metrics, probes, losses, source.read_back, no_watch, clock
     )
-    source.on_empty = loop.stop
+    source.on_empty = lambda: None if loop._queue else loop.stop()
     return SimpleNamespace(
         loop=loop, source=source, engine=engine, journal=journal, values=values, metrics=metrics, losses=losses,
         probes=probes,
@@ -281,7 +301,7 @@ def test_a_partition_that_came_back_is_read_again_from_what_is_committed():
 
     def poll(timeout_ms, max_records):
         polled = original(timeout_ms, max_records)
-        if next(polls) == 2:
+        if timeout_ms and next(polls) == 2:
             made.loop._pipeline.drain()
             lose(made, 0, comes_back=True)
         return polled
@@ -298,7 +318,7 @@ def test_what_was_fetched_before_a_loss_is_not_skipped_where_nothing_was_ever_co
 
     def poll(timeout_ms, max_records):
         polled = original(timeout_ms, min(max_records, 2))
-        if next(polls) == 1:
+        if timeout_ms and next(polls) == 1:
             lose(made, 0, comes_back=True)
         return polled
 
@@ -322,7 +342,7 @@ def test_what_is_under_way_at_a_loss_is_done_again(ever_committed):
 
     def poll(timeout_ms, max_records):
         # By now 0 and 1 are being published, and 2 to 5 are on their way.
-        if next(polls) == 3:
+        if timeout_ms and next(polls) == 3:
             lose(made, 0, comes_back=True)
             threading.Timer(0.2, goes_on.set).start()
         return original(timeout_ms, max_records)
@@ -341,7 +361,7 @@ def test_an_event_of_a_partition_that_came_back_is_told_anew_under_its_id():
     original, polls = made.source.poll, itertools.count()
 
     def poll(timeout_ms, max_records):
-        if next(polls) == 4:
+        if timeout_ms and next(polls) == 4:
             made.loop._pipeline.drain()
             lose(made, 0, comes_back=True)
             made.source.seek(TopicPartition("frames", 0), 0)
@@ -378,7 +398,7 @@ def test_a_transaction_that_tells_of_a_partition_lost_since_is_given_up(comes_ba
     original, polls = made.source.poll, itertools.count()
 
     def poll(timeout_ms, max_records):
-        if next(polls) == 2:
+        if timeout_ms and next(polls) == 2:
             made.loop._pipeline.drain()
             assert made.loop._transactions.kept
             lose(made, 0, comes_back=comes_back)
@@ -398,7 +418,7 @@ def test_a_transaction_is_of_one_generation():
     original, polls = made.source.poll, itertools.count()
 
     def poll(timeout_ms, max_records):
-        if next(polls) == 2:
+        if timeout_ms and next(polls) == 2:
             made.source.membership = made.source.membership._replace(generation_id=2)
         return original(timeout_ms, max_records)
 
@@ -409,13 +429,14 @@ def test_a_transaction_is_of_one_generation():
 
 
 @pytest.mark.parametrize("lacks", [{"generation_id": -1, "member_id": ""}, {"state": MemberState.REBALANCING}])
-def test_what_is_polled_while_the_group_moves_is_put_back(lacks):
+def test_what_is_polled_while_the_group_moves_waits(lacks):
     made = make([record(i) for i in range(6)], batch=2, fails=[0])
     original, polls = made.source.poll, itertools.count()
     stable = made.source.membership
 
     def poll(timeout_ms, max_records):
-        made.source.membership = stable._replace(**lacks) if next(polls) in (1, 2) else stable
+        if timeout_ms:
+            made.source.membership = stable._replace(**lacks) if next(polls) in (1, 2) else stable
         return original(timeout_ms, max_records)
 
     made.source.poll = poll

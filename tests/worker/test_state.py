@@ -1,6 +1,7 @@
 import base64
 import dataclasses
 import itertools
+import json
 import random
 import zlib
 from types import SimpleNamespace
@@ -17,7 +18,8 @@ from contract.kafka_source import MAX_TIME_MS
 from tests.worker.test_engine import BRIGHT, DARK, detector, frame
 from worker.engine import READ_BACK_FRAMES, Engine
 from worker.profile import Terms
-from worker.state import CameraState, PartitionState, Place, pack, unpack
+from worker.settings import KafkaSettings
+from worker.state import AHEAD_OFFSETS, CameraState, PartitionState, Place, pack, unpack
 
 LIMIT = 4096
 BUNDLE = BundleReference(name="hall", version="2026-11-26", digest="sha256:" + "0123456789abcdef" * 4)
@@ -35,8 +37,8 @@ def camera(name, next_offset=1_000_000, *, is_open=True, began=200):
     )  # fmt: skip
 
 
-def a_state(cameras):
-    return PartitionState(999_000, tuple(cameras))
+def a_state(cameras, ahead=()):
+    return PartitionState(999_000, tuple(cameras), ahead=frozenset(ahead))
 
 
 NEXT = 1_000_000
@@ -61,14 +63,49 @@ def possible_cameras(draw):
     return CameraState(draw(names), following, *places, draw(st.integers(0, offsets[1])), terms, *rarity)
 
 
-@given(st.lists(possible_cameras(), max_size=5))
-def test_what_is_packed_comes_back_as_it_was(cameras):
-    state = a_state(cameras)
+aheads = st.frozensets(st.integers(NEXT, NEXT + AHEAD_OFFSETS - 1))
+
+
+@given(st.lists(possible_cameras(), max_size=5), aheads)
+def test_what_is_packed_comes_back_as_it_was(cameras, ahead):
+    state = a_state(cameras, ahead)
     text, left_out = pack(state, NEXT, 10**6)
     assert left_out == 0
     back = unpack(text, NEXT)
     assert sorted(map(str, back.cameras)) == sorted(map(str, cameras))
-    assert back.read_from == state.read_from
+    assert (back.read_from, back.ahead) == (state.read_from, ahead)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_finished_ahead_is_never_left_out_however_little_room_there_is(seed):
+    drawn = random.Random(seed)
+    ahead = {NEXT + place for place in range(AHEAD_OFFSETS) if drawn.random() < 0.5} | {NEXT + AHEAD_OFFSETS - 1}
+    cameras = [camera(f"camera-{number}") for number in range(50)]
+    state = PartitionState(NEXT - READ_BACK_FRAMES, tuple(cameras), ahead=frozenset(ahead))
+    (least,) = (one.ge for one in KafkaSettings.model_fields["commit_metadata_bytes"].metadata if hasattr(one, "ge"))
+    text, left_out = pack(state, NEXT, least)
+    assert left_out > len(cameras) - 3
+    assert len(text) <= least
+    assert unpack(text, NEXT).ahead == ahead
+
+
+def test_a_camera_may_be_ahead_of_the_committed_offset_where_its_frames_are_finished():
+    ahead = dataclasses.replace(camera("a"), first=Place(NEXT + 1, 0), peak=Place(NEXT + 3, 0), last=Place(NEXT + 9, 0))
+    assert unpack(pack(a_state([ahead], [NEXT + 1, NEXT + 3, NEXT + 9]), NEXT, LIMIT)[0], NEXT).cameras == (ahead,)
+    assert unpack(pack(a_state([ahead], [NEXT + 1, NEXT + 9]), NEXT, LIMIT)[0], NEXT) is None
+
+
+def resealed(text, change):
+    """A text with its content changed."""
+    value = json.loads(zlib.decompress(base64.b85decode(text[1:])))
+    return text[0] + base64.b85encode(zlib.compress(json.dumps(change(value)).encode())).decode()
+
+
+@pytest.mark.parametrize("bits", ["-1", " 1", "1_0", "0x1", "g", "1\n", "F", "1" + "0" * (AHEAD_OFFSETS // 4), 7, None])
+def test_bits_that_no_engine_writes_are_none(bits):
+    text = pack(a_state([], [NEXT + 4]), NEXT, LIMIT)[0]
+    assert unpack(resealed(text, lambda value: [*value[:3], "10", *value[4:]]), NEXT).ahead == {NEXT + 4}
+    assert unpack(resealed(text, lambda value: [*value[:3], bits, *value[4:]]), NEXT) is None
 
 
 def with_event(**changes):
@@ -183,6 +220,15 @@ def some_footage():
     return frames
 
 
+def by_turns(frames, drawn):
+    """Frames in another order, in which each camera keeps its own."""
+    waiting = {}
+    for one in frames:
+        waiting.setdefault(one.camera_id, []).append(one)
+    while any(waiting.values()):
+        yield waiting[drawn.choice([name for name, some in waiting.items() if some])].pop(0)
+
+
 def told(outcomes):
     """What can be compared of outcomes: an error is equal to itself alone."""
     return [(one.frame, one.anomaly_score, str(one.error), one.alerts) for one in outcomes]
@@ -201,6 +247,23 @@ def test_an_engine_goes_on_where_another_ended_with_the_same_scores_alerts_and_p
         after = Engine(make())
         after.restore("frames", 0, text, cut, lambda first, end: iter(frames[first:end]))
         assert told(after.process(frames[cut:])) == told(expected[cut:])
+
+
+@pytest.mark.parametrize("make", [detector, remembering_detector])
+def test_an_engine_goes_on_where_another_was_ahead_of_the_committed_offset(make):
+    frames = some_footage()
+    turns = list(by_turns(frames, random.Random(5)))
+    expected = Engine(make()).process(turns)
+    for cut in range(1, len(turns)):
+        before = Engine(make())
+        before.process(turns[:cut])
+        next_offset = min(one.offset for one in turns[cut:])
+        ahead = frozenset(one.offset for one in turns[:cut] if one.offset >= next_offset)
+        text, left_out = before.state("frames", 0, next_offset, LIMIT, ahead)
+        assert left_out == 0
+        after = Engine(make())
+        after.restore("frames", 0, text, next_offset, lambda first, end: iter(frames[first:end]))
+        assert told(after.process(turns[cut:])) == told(expected[cut:])
 
 
 def test_a_state_passes_through_many_hands():

@@ -171,15 +171,16 @@ def test_cameras_beyond_a_bound_share_a_label():
     assert metrics.camera_label("camera-5") == "camera-5"
 
 
-def test_the_lag_of_lost_partitions_is_told_no_more_and_losing_twice_is_nothing(served):
+def test_lag_and_waiting_frames_of_lost_partitions_are_told_no_more_and_losing_twice_is_nothing(served):
     metrics, _, _, port = served
-    metrics.lag.labels("0").set(1)
-    metrics.lag.labels("1").set(1)
-    metrics.forget_lag([1, 7])
-    metrics.forget_lag([1])
+    for gauge in (metrics.lag, metrics.waiting, metrics.paused):
+        gauge.labels("0").set(1)
+        gauge.labels("1").set(1)
+    metrics.forget([1, 7])
+    metrics.forget([1])
     text = get(port, "/metrics")[1]
     assert 'framewatch_lag_frames{partition="0"}' in text
-    assert 'framewatch_lag_frames{partition="1"}' not in text
+    assert 'partition="1"' not in text
 
 
 def test_a_broker_that_answers_but_confirms_nothing_is_silent_after_a_while():
