@@ -29,6 +29,10 @@ class Finished(NamedTuple):
     next_offset: int
     ahead: frozenset[int]
 
+    def at_least(self, offset: int) -> "Finished":
+        """The same where all before an offset is known to be finished."""
+        return self if offset <= self.next_offset else Finished(offset, frozenset(o for o in self.ahead if o >= offset))
+
 
 @dataclass(slots=True, eq=False)
 class _Camera:

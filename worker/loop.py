@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from kafka import TopicPartition
 from kafka.errors import (
@@ -25,7 +25,7 @@ from kafka.errors import (
 )
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
-from contract.alert import Alert
+from contract.alert import Alert, AnyAlert, CameraAlert
 from contract.errors import BrokerUnavailableError, BundleError, FrameError, FramewatchError
 from contract.steady_consumer import UnreadableRecordError
 from worker.cameras import Cameras
@@ -58,6 +58,8 @@ _TRIES: Final = 3
 _TRY_AGAIN_SECONDS: Final = 0.5
 _POSITION_MS: Final = 1_000
 _LAG_EVERY_SECONDS: Final = 2.0
+_LISTEN_EVERY_SECONDS: Final = 1.0
+_ANSWERED_SECONDS: Final = 10.0
 _MOVING: Final = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
 """Errors of a commit while partitions are being moved."""
 
@@ -114,6 +116,18 @@ class Consumer(Protocol):
         """Number of records, by partition, that were deleted before they were read, since the last call."""
 
 
+class _Listened(NamedTuple):
+    """A partition that was read to its end for a while.
+
+    Attributes:
+        since: Since when, monotonic seconds.
+        finished: How far it is finished.
+    """
+
+    since: float
+    finished: Finished
+
+
 @dataclass(slots=True)
 class _Batch:
     """Records on their way.
@@ -129,6 +143,7 @@ class _Batch:
         late: Frames that are passed over.
         is_commit: Whether it is there to have what was published before it committed.
         cameras: What is in force from here on, where that changed.
+        listened: Partitions whose cameras are to be looked at for silence.
         origin: Record of each frame, by the frame's identity.
         work: What the engine makes of them.
     """
@@ -141,6 +156,7 @@ class _Batch:
     begun: dict[TopicPartition, OffsetAndMetadata] = field(default_factory=dict)
     is_commit: bool = False
     cameras: Cameras | None = None
+    listened: dict[TopicPartition, "_Listened"] = field(default_factory=dict)
     letters: list[tuple[Any, FrameError]] = field(default_factory=list)
     late: list[IncomingFrame] = field(default_factory=list)
     origin: dict[int, Any] = field(default_factory=dict)
@@ -209,7 +225,9 @@ class WorkerLoop:
         # Whether the group's membership allowed a batch in the last turn.
         self._may_take = True
         self._committed_at = clock()
-        self._lag_at = 0.0
+        self._lag_at = self._listened_at = 0.0
+        # Partitions that are read to their ends, and since when.
+        self._listening: dict[TopicPartition, float] = {}
         # Partitions of which the open transaction tells, and their tenures.
         self._told_of: dict[TopicPartition, int] = {}
         # Partitions lost since the last batch went on its way.
@@ -261,11 +279,14 @@ class WorkerLoop:
         is_due = self._clock() - self._committed_at >= self._settings.batch.commit_interval_ms / 1000
         is_commit = is_due and self._transactions is not None and self._transactions.is_open
         cameras = self._reloaded()
-        if records or self._gone or self._begun or is_commit or cameras is not None:
+        listened = self._listen()
+        if records or self._gone or self._begun or is_commit or cameras is not None or listened:
             gone, self._gone, begun, self._begun = self._gone, set(), self._begun, {}
             size = sum(record_bytes(record) for record in records)
             finished = {partition: self._queue.finished(partition) for partition in set(map(_partition, records))}
-            batch = _Batch(records, self._progress.tenures, finished, gone, membership, begun, is_commit, cameras)
+            batch = _Batch(
+                records, self._progress.tenures, finished, gone, membership, begun, is_commit, cameras, listened
+            )
             self._pipeline.submit(batch, size)
         if is_due and self._transactions is None:
             self._commit()
@@ -273,6 +294,35 @@ class WorkerLoop:
             self._committed_at = self._clock()
         if self._clock() - self._lag_at >= _LAG_EVERY_SECONDS:
             self._measure_lag()
+
+    def _listen(self) -> dict[TopicPartition, _Listened]:
+        """Say, once a second, which partitions were read to their ends for so long that cameras may be silent.
+
+        What a broker that does not answer, or a worker that is behind, keeps from being heard is no silence.
+        """
+        now, patience = self._clock(), self._settings.camera_health.silent_seconds
+        if not patience or now - self._listened_at < _LISTEN_EVERY_SECONDS:
+            return {}
+        self._listened_at = now
+        is_answered = self._consumer.seconds_since_answer() < _ANSWERED_SECONDS
+        finished = self._progress.finished
+        self._listening = {
+            partition: self._listening.get(partition, now)
+            for partition in self._consumer.assignment() & finished.keys()
+            if is_answered and self._is_read(partition)
+        }
+        return {
+            partition: _Listened(since, self._queue.finished(partition).at_least(finished[partition]))
+            for partition, since in self._listening.items()
+            if now - since >= patience
+        }
+
+    def _is_read(self, partition: TopicPartition) -> bool:
+        end = self._consumer.highwater(partition)
+        if self._queue.waiting(partition) or end is None:
+            return not self._queue.waiting(partition)
+        position = self._position(partition)
+        return position is not None and position >= end
 
     def _take(self) -> tuple[list[Any], ConsumerGroupMetadata | None]:
         """Take the next batch's records, and the membership of the group that they go out under in a transaction.
@@ -492,8 +542,12 @@ class WorkerLoop:
         for _ in letters:
             self._metrics.frames.labels(UNKNOWN_CAMERA, "dead_letter").inc()
         letters += [(batch.origin[id(outcome.frame)], outcome.error) for outcome in outcomes if outcome.error]
+        silent = self._find_silent(batch, current)
+        outgoing = [*self._outgoing(outcomes, letters), *(alert_record(one, self._settings.kafka) for one in silent)]
         with self._metrics.time_stage("publish"):
-            self._hand_over(self._outgoing(outcomes, letters), batch, current)
+            self._hand_over(outgoing, batch, current)
+        for alert in silent:
+            self._count_alert(alert, alert.data.frames.partition, alert.data.frames.last_offset)
         for outcome in outcomes:
             self._count(outcome, batch.origin[id(outcome.frame)])
         self._count_letters(letters)
@@ -509,6 +563,16 @@ class WorkerLoop:
             is_late = self._transactions.age_seconds >= self._settings.batch.commit_interval_ms / 1000
             if batch.is_commit or is_late:
                 self._end_transaction(self._transactions)
+
+    def _find_silent(self, batch: "_Batch", tenures: dict[TopicPartition, int]) -> list[CameraAlert]:
+        alerts: list[CameraAlert] = []
+        for partition, (since, finished) in batch.listened.items():
+            if batch.counts_of(partition, tenures):
+                found = self._engine.find_silent(partition.topic, partition.partition, since)
+                alerts += found
+                # What is kept of the cameras changed, and is to be committed.
+                batch.finished |= {partition: finished} if found and partition not in batch.finished else {}
+        return alerts
 
     def _hand_over(self, records: list[OutgoingRecord], batch: "_Batch", tenures: dict[TopicPartition, int]) -> None:
         if not isinstance(self._outlet, Transactions):
@@ -560,14 +624,16 @@ class WorkerLoop:
             if oddity is not None:
                 self._metrics.oddities.labels(oddity).inc()
         for alert in outcome.alerts:
-            self._metrics.alerts.labels(alert.type).inc()
-            said: dict[str, object] = {
-                "alert": alert.id, "type": alert.type, "camera": alert.subject,
-                "partition": outcome.frame.partition, "offset": outcome.frame.offset,
-            }  # fmt: skip
-            if isinstance(alert, Alert):
-                said |= {"score": round(alert.data.peak_score, 3), "severity": alert.data.severity}
-            _log.info("alert", extra=said)
+            self._count_alert(alert, outcome.frame.partition, outcome.frame.offset)
+
+    def _count_alert(self, alert: AnyAlert, partition: int, offset: int) -> None:
+        self._metrics.alerts.labels(alert.type).inc()
+        said: dict[str, object] = {
+            "alert": alert.id, "type": alert.type, "camera": alert.subject, "partition": partition, "offset": offset,
+        }  # fmt: skip
+        if isinstance(alert, Alert):
+            said |= {"score": round(alert.data.peak_score, 3), "severity": alert.data.severity}
+        _log.info("alert", extra=said)
 
     def _count_letters(self, letters: list[tuple[Any, FrameError]]) -> None:
         for record, error in letters:

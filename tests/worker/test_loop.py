@@ -196,11 +196,11 @@ def make(
             values[one.topic].append(one.value)
 
     sink = SimpleNamespace(send=deliver or write_down) if fails == () else PlayedTransactions(source, write_down, fails)
-    engine = Engine(scorer or detector())
+    clock = (number / 100 for number in itertools.count()).__next__
+    engine = Engine(scorer or detector(), health_rule=settings.camera_health, clock=clock)
     profile = make_profile(scorer or detector())
     allowed = frozenset(settings.allowed_cameras) if settings.allowed_cameras is not None else None
     cameras = Cameras(profile, settings.late, allowed, {}, {Path("unused"): profile.detector})
-    clock = (number / 100 for number in itertools.count()).__next__
     loop = WorkerLoop(
         source, sink, engine, settings, cameras, reloaded, metrics, probes, losses, source.read_back, no_watch, clock
     )
