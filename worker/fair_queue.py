@@ -91,9 +91,9 @@ class FairQueue:
         self._parts: dict[TopicPartition, _Part] = {}
         self._turns: deque[_Camera] = deque()
 
-    def __len__(self) -> int:
-        """Number of records that wait."""
-        return sum(map(self.waiting, self._parts))
+    def __bool__(self) -> bool:
+        """Whether any record waits."""
+        return any(part.order for part in self._parts.values())
 
     def waiting(self, partition: TopicPartition) -> int:
         """Number of records of a partition that wait."""

@@ -172,7 +172,9 @@ def test_a_partition_that_is_lost_is_forgotten_with_all_that_waits_of_it():
     queue.take(1)
     assert offsets(queue.drop(FIRST)) == [1, 4, 5]
     assert queue.drop(FIRST) == []
-    assert len(queue) == 4
+    assert queue.waiting(FIRST) == 0
+    assert queue.waiting(SECOND) == 4
+    assert queue
     assert {one.partition for one in queue.take(9)} == {1}
     queue.add([record(1, "b"), record(4, "a")])
     assert queue.oldest(FIRST) == 1
@@ -201,6 +203,7 @@ def test_names_that_fill_a_topic_hold_no_turns():
     assert at > 1000
     assert len(queue._turns) <= 66
     queue.take(10**6)
+    assert not queue
     assert not queue._turns
     assert not queue._parts[FIRST].order
 

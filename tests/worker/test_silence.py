@@ -38,7 +38,7 @@ def test_each_camera_is_told_of_once_and_what_is_kept_of_it_is_committed():
     ]  # fmt: skip
     assert committed(made.journal)[0] == 4
     kept = unpack(made.source.states[PART], 4)
-    assert sorted((one.camera_id, one.conditions[0].state) for one in kept.unwell) == [
+    assert sorted((one.camera_id, one.conditions[-1].state) for one in kept.unwell) == [
         ("door", "silent"), ("yard", "silent"),
     ]  # fmt: skip
 
