@@ -86,7 +86,7 @@ def load_settings(
     """
     merged: dict[str, Any] = dict(fallback or {})
     if file is not None:
-        _deep_update(merged, _read_yaml(file))
+        _deep_update(merged, read_yaml(file))
     if environment:
         _deep_update(merged, _read_environment(cls))
     for dotted, value in (flags or {}).items():
@@ -116,7 +116,12 @@ def one_line(error: ValidationError) -> str:
     return text + (f" (and {more} more)" if more else "")
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping of names; empty where the file is.
+
+    Raises:
+        ConfigError: It cannot be read, or is no such YAML; what stands in it is not repeated.
+    """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

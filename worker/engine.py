@@ -47,7 +47,9 @@ CLIPS_AT_ONCE: Final = 2
 """Clips of one run on a CPU: what the layers of more of them make does not fit its caches."""
 
 _READ_AT_ONCE: Final = 64
-_NORMAL_SCORE: Final = -100.0
+NORMAL_SCORE: Final = -100.0
+"""What a frame that does not count gives to the rule for events: below every threshold."""
+
 READ_BACK_FRAMES: Final = 4096
 """Frames of a partition that are read back at the most to fill its cameras' clips; a camera whose last frames lie
 before them begins its clip anew. As many are read at the most for the picture of one pending event."""
@@ -102,6 +104,7 @@ class Outcome:
         error: Why the frame was rejected.
         alerts: What this frame told about events.
         trailing_bytes: Bytes after the picture's end marker; they were ignored.
+        anomaly_map: A copy of the whole map, float32 of shape (rows, columns); None where maps are not kept.
     """
 
     frame: IncomingFrame
@@ -111,6 +114,7 @@ class Outcome:
     error: FrameError | None = None
     alerts: tuple[AnyAlert, ...] = ()
     trailing_bytes: int = 0
+    anomaly_map: FloatArray | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
@@ -228,6 +232,7 @@ class Engine:
             the one idle longest whose event has not started yet; where there is none, the new camera's frames are
             rejected with reason ``too_many_cameras``.
         crew: Decodes, measures motion and scores; the caller's thread where not given.
+        keep_maps: Whether each outcome holds its frame's anomaly map.
         on_stage: Told the name of each stage and how long it took, seconds: ``decode``, ``motion``, ``infer`` and
             ``events``.
     """
@@ -243,6 +248,7 @@ class Engine:
         health_rule: HealthRule | None = None,
         max_cameras: int = _DEFAULT_CAMERAS,
         crew: Crew | None = None,
+        keep_maps: bool = False,
         on_stage: Callable[[str, float], None] | None = None,
     ) -> None:
         manifest = detector.bundle.manifest
@@ -261,6 +267,7 @@ class Engine:
         self._channels = manifest.preprocessing.channels
         self._max_cameras = max_cameras
         self._crew = crew or Crew()
+        self._keep_maps = keep_maps
         self._on_stage = on_stage or (lambda _stage, _seconds: None)
         # In the order of their last frames, the longest idle first.
         self._cameras: dict[tuple[str, int, str], _Camera] = {}
@@ -533,10 +540,13 @@ class Engine:
             self._camera_alert(frame.topic, frame.partition, frame.camera_id, state, frame.captured_at_ms, frame.data)
             for state in told
         ]
-        alerts += self._follow(camera, frame, score if counts else _NORMAL_SCORE, anomaly_map)
+        alerts += self._follow(camera, frame, score if counts else NORMAL_SCORE, anomaly_map)
         is_anomalous = counts and score >= self.threshold
+        # A copy: the map is a view that would keep its whole batch's.
+        kept_map = anomaly_map.copy() if self._keep_maps else None
         return Outcome(
-            frame, score, is_anomalous, counts, alerts=tuple(alerts), trailing_bytes=one.trailing_bytes
+            frame, score, is_anomalous, counts, alerts=tuple(alerts), trailing_bytes=one.trailing_bytes,
+            anomaly_map=kept_map,
         )  # fmt: skip
 
     def _camera(self, topic: str, partition: int, camera_id: str) -> _Camera:

@@ -54,6 +54,7 @@ def run_worker(settings: WorkerSettings) -> None:
             health_rule=settings.camera_health,
             max_cameras=settings.max_cameras,
             crew=crew,
+            keep_maps=settings.kafka.scores_maps,
             on_stage=metrics.observe_stage,
         )
         where = {"provider": detector.provider, "bundle": f"{name.name} {name.version}", "http_port": server.port}
