@@ -78,7 +78,7 @@ BAD = [
 
 @pytest.mark.parametrize("value", BAD)
 def test_what_is_no_score_is_refused(value):
-    with pytest.raises(ValueError, match="no score|too large"):
+    with pytest.raises(ValueError, match=r"no score|too large"):
         read_score(SimpleNamespace(key=b"door", value=value), with_map=False)
 
 
@@ -100,7 +100,7 @@ def test_a_score_under_another_key_is_refused(key):
 def test_what_is_no_map_is_refused_where_maps_are_wanted_and_otherwise_passed_over(held):
     record = score_of(1, 2.0, anomaly_map=held)
     assert read_score(record, with_map=False).anomaly_map is None
-    with pytest.raises(ValueError, match="no map|no score"):
+    with pytest.raises(ValueError, match=r"no map|no score"):
         read_score(record, with_map=True)
 
 
