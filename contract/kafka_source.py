@@ -169,18 +169,27 @@ def _read_query(shown: str, query: dict[str, list[str]]) -> tuple[str, int | Non
         raise ConfigError(f"SOURCE {shown}: camera={camera!r} is not 1 to 128 of A-Z a-z 0-9 . _ -; {_EXPECTED}")
     if query.get("allow_plaintext", ["false"])[0] not in {"true", "false"}:
         raise ConfigError(f"SOURCE {shown}: allow_plaintext is true or false; {_EXPECTED}")
-    from_ms, to_ms = (_parse_time(shown, query[key][0]) if key in query else None for key in ("from", "to"))
+    from_ms, to_ms = (parse_time(f"SOURCE {shown}", query[key][0]) if key in query else None for key in ("from", "to"))
     if from_ms is not None and to_ms is not None and from_ms >= to_ms:
         raise ConfigError(f"SOURCE {shown}: from= must be earlier than to=")
     return camera, from_ms, to_ms
 
 
-def _parse_time(shown: str, text: str) -> int:
+def parse_time(what: str, text: str) -> int:
+    """Read a time, ISO 8601 or ms since 1970, as ms since 1970; without a zone it is this machine's local time.
+
+    Args:
+        what: Where it stands, for the message.
+        text: The time.
+
+    Raises:
+        ConfigError: It is neither.
+    """
     if text.isascii() and text.isdigit() and len(text) <= 15:
         return int(text)
     try:
         # '+' of a time zone means a space in a query string.
         moment = datetime.fromisoformat(text.replace(" ", "+")).astimezone()
     except (ValueError, OverflowError) as error:
-        raise ConfigError(f"SOURCE {shown}: {text!r} is no ISO 8601 time and no milliseconds since 1970") from error
+        raise ConfigError(f"{what}: {text!r} is no ISO 8601 time and no milliseconds since 1970") from error
     return round(moment.timestamp() * 1000)

@@ -117,10 +117,10 @@ def one_line(error: ValidationError) -> str:
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping; an empty one is an empty mapping.
+    """Read a YAML file whose top level is a mapping of names; an empty one is an empty mapping.
 
     Raises:
-        ConfigError: It cannot be read, or is none.
+        ConfigError: It cannot be read, or is no such YAML; what stands in it is not repeated.
     """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))

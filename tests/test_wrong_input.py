@@ -85,6 +85,8 @@ def things(tmp_path_factory, tiny_bundle):
                 "sasl_password_file": str(folder / "password"),
             }
         },
+        "maps.yaml": {"kafka": {"scores_maps": True}},
+        "zones.yaml": {"zones": [[[0, 0], [1, 0], [2, 2]]]},
         "signed.yaml": {"bundle_public_key": "notes.txt"},
         "down.yaml": {"kafka": {"bootstrap_servers": CLOSED, "bootstrap_timeout_ms": 1000}},
     }  # fmt: skip
@@ -107,6 +109,9 @@ def things(tmp_path_factory, tiny_bundle):
     (folder / "labels.csv").write_text("clip,frame,label\nother,0,1\n")
     (folder / "header.csv").write_text("a,b\n1,2\n")
     (folder / "word.csv").write_text("clip,frame,label\ngood,zero,1\n")
+    columns = "camera_id,clip,frame,captured_at_ms,anomaly_score,threshold,is_anomalous\n"
+    (folder / "no-scores.csv").write_text(columns)
+    (folder / "wrong-scores.csv").write_text(columns + "door,door,first,0,1.5,3.0,0\n")
     (folder / "in-use").mkdir()
     (folder / "in-use" / "mine.txt").write_text("keep")
     return folder
@@ -301,6 +306,39 @@ TABLE = [
     ("worker score bundle good --out scores.csv --batch 0", 2, "batch"),
     ("worker score bundle good --out scores.csv --provider tpu", 2, "--provider"),
     ("worker embed bundle good --out in-use", 2, "in use"),
+    ("worker rules --scores none.csv", 2, "none.csv"),
+    ("worker rules --scores good", 2, "good"),
+    ("worker rules --scores header.csv", 2, "expected the columns"),
+    ("worker rules --scores wrong-scores.csv", 2, "line 2"),
+    ("worker rules --scores no-scores.csv", 1, "holds no score"),
+    ("worker rules --scores no-scores.csv --topic scores", 2, "not both"),
+    ("worker rules --scores no-scores.csv --threshold high", 2, "--threshold 'high'"),
+    ("worker rules --scores no-scores.csv --threshold 3:2:1", 2, "--threshold '3:2:1'"),
+    ("worker rules --scores no-scores.csv --threshold 2:3:0.01", 2, "101 thresholds"),
+    ("worker rules --scores no-scores.csv --release-threshold nan", 2, "--release-threshold"),
+    ("worker rules --scores no-scores.csv --min-frames 0", 2, "--min-frames"),
+    ("worker rules --scores no-scores.csv --gap-frames -1", 2, "--gap-frames"),
+    ("worker rules --scores no-scores.csv --false-events-per-day 1", 2, "needs --bundle"),
+    ("worker rules --scores no-scores.csv --false-events-per-day 0 --bundle bundle", 2, "--false-events-per-day 0"),
+    ("worker rules --scores no-scores.csv --false-events-per-day nan --bundle bundle", 2, "--false-events-per-day nan"),
+    ("worker rules --scores no-scores.csv --bundle bundle-truncated", 2, "detector.onnx"),
+    ("worker rules --scores no-scores.csv --bundle nowhere", 2, "no such folder"),
+    ("worker rules --scores no-scores.csv --zones zones.yaml", 2, "--zones needs anomaly maps"),
+    ("worker rules --zones none.yaml", 2, "none.yaml"),
+    ("worker rules --zones labels.csv", 2, "labels.csv"),
+    ("worker rules --zones zones.yaml", 2, "--zones zones.yaml: zones.0.2"),
+    ("worker rules --camera-id 'my door'", 2, "--camera-id"),
+    ("worker rules --from noon", 2, "--from: 'noon'"),
+    ("worker rules --to 2026-13-01", 2, "--to: '2026-13-01'"),
+    ("worker rules --from 9 --to 5", 2, "--from must be earlier"),
+    ("worker rules --topic 'my scores'", 2, "kafka.scores_topic"),
+    ("worker rules --scores no-scores.csv --events nowhere/e.jsonl", 2, "folder is missing"),
+    ("worker rules --scores no-scores.csv --plot nowhere/p.png", 2, "folder is missing"),
+    ("worker rules --scores no-scores.csv --plot p.jpg", 2, "--plot p.jpg"),
+    ("worker rules --scores no-scores.csv --events p.png --plot p.png", 2, "--plot p.png"),
+    ("worker rules --config down.yaml", 1, "no Kafka broker answers"),
+    ("worker rules --config unknown.yaml", 2, "learnig_rate"),
+    ("worker run --bundle bundle --config maps.yaml", 2, "scores_maps belongs with scores_topic"),
     ("worker embed bundle good --out notes.txt/run", 2, "lies in a file"),
     (f"worker embed bundle good --out {LONG}", 2, "too long"),
     ("worker denoise bundle rtsp://127.0.0.1:1/door --out out", 2, "no end"),
@@ -429,6 +467,7 @@ def test_a_topic_that_is_not_there_is_named(things, monkeypatch, broker):
         # Whatever topics the broker's other users made: this one is named here alone.
         f"worker run --bundle bundle --http-port 0 --config nothing-here.yaml {servers}",
         f"worker alerts --topic nothing-here {servers}",
+        f"worker rules --topic nothing-here {servers}",
         f"worker publish good --camera-id door --topic nothing-here {servers}",
         f"trainer fit 'kafka://{broker.bootstrap_servers}/nothing-here?camera=a' --out out --config tiny.yaml",
     ):

@@ -14,6 +14,7 @@ from rich.live import Live
 from contract.clip import require_end
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
+from contract.event import EventRuleChanges
 from contract.manifest import open_bundle
 from contract.runtime import Autoencoder, Detector, Provider
 from contract.settings import load_settings
@@ -220,6 +221,41 @@ def alerts(
 
 
 @app.command()
+def rules(
+    scores: Annotated[Path | None, typer.Option(help="File of worker score, in place of the topic.")] = None,
+    topic: Annotated[str | None, typer.Option(help="Topic of scores; the settings' if not given.")] = None,
+    from_time: Annotated[str | None, typer.Option("--from", help="First capture time, ISO 8601 or ms.")] = None,
+    to_time: Annotated[str | None, typer.Option("--to", help="Capture time to stop before.")] = None,
+    camera_id: Annotated[str | None, typer.Option(help="Of this camera alone.")] = None,
+    threshold: Annotated[list[str] | None, typer.Option(help="Score or FROM:TO:STEP; may be repeated.")] = None,
+    false_events_per_day: Annotated[list[float] | None, typer.Option(help="Budget; may be repeated.")] = None,
+    release_threshold: Annotated[float | None, typer.Option(min=-100, max=100, help="Not the bundle's.")] = None,
+    min_frames: Annotated[int | None, typer.Option(min=1, max=10_000, help="Not the rule's.")] = None,
+    gap_frames: Annotated[int | None, typer.Option(min=0, max=100_000, help="Not the rule's.")] = None,
+    zones: Annotated[Path | None, typer.Option(help="YAML file of zones and masks; needs recorded maps.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle that scored, for its rule and release threshold.")] = None,
+    events: Annotated[Path | None, typer.Option(help="File for would-be events as JSON lines.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG of scores and of events a day.")] = None,
+    config: Config = None,
+    bootstrap_servers: Servers = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a row.")] = False,
+) -> None:
+    """Count the events that other thresholds, rules and zones would have made of recorded scores, without inference."""
+    from worker.rules_command import Outputs, count_events
+    from worker.rules_request import Asked, wanted_frames
+
+    changes = EventRuleChanges(min_frames=min_frames, gap_frames=gap_frames)
+    asked = Asked(tuple(threshold or ()), tuple(false_events_per_day or ()), release_threshold, changes, zones)
+    wanted = wanted_frames(camera_id, from_time, to_time, maps=zones is not None)
+    if scores is not None and (topic is not None or bootstrap_servers is not None):
+        raise ConfigError("--scores is a file; give it or --topic and --bootstrap-servers, not both")
+    named = {"bundle": bundle.absolute() if bundle is not None else None, "kafka.scores_topic": topic}
+    settings = _settings_without_bundle(config, bootstrap_servers, named)
+    count_events(settings, scores, wanted, asked, Outputs(events, plot, as_json), _console)
+
+
+@app.command()
 def console(
     config: Annotated[Path | None, typer.Option(help="YAML file of the console's settings.")] = None,
     bootstrap_servers: Servers = None,
@@ -347,11 +383,15 @@ def _worker_settings(
 
 
 def _kafka_settings(config: Path | None, servers: str | None, more: dict[str, Any] | None = None) -> KafkaSettings:
-    # These commands need no bundle, but read the same file and environment as `run`.
-    flags = {"kafka.bootstrap_servers": servers, **(more or {})}
+    return _settings_without_bundle(config, servers, more or {}).kafka
+
+
+def _settings_without_bundle(config: Path | None, servers: str | None, more: dict[str, Any]) -> WorkerSettings:
+    # Some commands need no bundle, but read the same file and environment as `run`.
+    flags = {"kafka.bootstrap_servers": servers, **more}
     settings = load_settings(WorkerSettings, file=config, flags=flags, environment=True, fallback={"bundle": Path()})
     set_up_logs(settings.log_format, "WARNING")
-    return settings.kafka
+    return settings
 
 
 def _say_path(path: Path) -> None:

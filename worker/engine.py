@@ -51,7 +51,9 @@ CLIPS_AT_ONCE: Final = 2
 
 _READ_AT_ONCE: Final = 64
 _MOST_FRAMES_BEFORE: Final = 64 + FLOW_FRAMES
-_NORMAL_SCORE: Final = -100.0
+NORMAL_SCORE: Final = -100.0
+"""What a frame that does not count gives to the rule for events: below every threshold."""
+
 READ_BACK_FRAMES: Final = 4096
 """Frames of a partition that are read back at the most to fill its cameras' clips; a camera whose last frames lie
 before them begins its clip anew. As many are read at the most for the picture of one pending event."""
@@ -94,6 +96,7 @@ class Outcome:
         error: Why the frame was rejected.
         alerts: What this frame told about events.
         trailing_bytes: Bytes after the picture's end marker; they were ignored.
+        anomaly_map: A copy of the whole map, float32 of shape (rows, columns); None where maps are not kept.
     """
 
     frame: IncomingFrame
@@ -104,6 +107,7 @@ class Outcome:
     error: FrameError | None = None
     alerts: tuple[AnyAlert, ...] = ()
     trailing_bytes: int = 0
+    anomaly_map: FloatArray | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
@@ -252,6 +256,7 @@ class Engine:
             rejected with reason ``too_many_cameras``.
         crew: Decodes, measures motion and scores; the caller's thread where not given.
         clock: Monotonic seconds.
+        keep_maps: Whether each outcome holds its frame's anomaly map.
         on_stage: Told the name of each stage and how long it took, seconds: ``decode``, ``motion``, ``infer`` and
             ``events``.
     """
@@ -268,6 +273,7 @@ class Engine:
         max_cameras: int = _DEFAULT_CAMERAS,
         crew: Crew | None = None,
         clock: Callable[[], float] = time.monotonic,
+        keep_maps: bool = False,
         on_stage: Callable[[str, float], None] | None = None,
     ) -> None:
         only = make_profile(detector, threshold=threshold, event_rule=event_rule)
@@ -279,6 +285,7 @@ class Engine:
         self._max_cameras = max_cameras
         self._crew = crew or Crew()
         self._clock = clock
+        self._keep_maps = keep_maps
         self._on_stage = on_stage or (lambda _stage, _seconds: None)
         # In the order of their last frames, the longest idle first.
         self._cameras: dict[tuple[str, int, str], _Camera] = {}
@@ -631,11 +638,13 @@ class Engine:
             score = score_within(anomaly_map, profile.region)
         if profile.warm_up_frames:
             counts = counts and not self._warm_up(camera, frame, score, profile, counts=counts)
-        alerts += self._follow(camera, profile, frame, score if counts else _NORMAL_SCORE, anomaly_map)
+        alerts += self._follow(camera, profile, frame, score if counts else NORMAL_SCORE, anomaly_map)
         is_anomalous = counts and score >= profile.threshold
+        # A copy: the map is a view that would keep its whole batch's.
+        kept_map = anomaly_map.copy() if self._keep_maps else None
         return Outcome(
             frame, score, profile.threshold, is_anomalous, counts, alerts=tuple(alerts),
-            trailing_bytes=one.trailing_bytes,
+            trailing_bytes=one.trailing_bytes, anomaly_map=kept_map,
         )  # fmt: skip
 
     def _take_profile(self, where: tuple[str, int, str], camera: _Camera, given: Profile, at_ms: int) -> list[AnyAlert]:

@@ -1,5 +1,6 @@
 """From Kafka records to frames, and from outcomes to records. Pure: no client is touched."""
 
+import base64
 import json
 from typing import Any, Final, NamedTuple
 
@@ -17,6 +18,8 @@ _CLOCKS_DIFFER_MS: Final = 60_000
 _MAX_BARE_KEY_BYTES: Final = 1024
 _CONTENT_TYPE_HEADER: Final = ("content-type", CONTENT_TYPE.encode())
 UNKNOWN_CAMERA: Final = "unknown"
+MAX_SCORE_BYTES: Final = 256 * 2**10
+"""Size of a record of the scores topic at the most: that of the largest map which a model can have, 256x256 cells."""
 
 
 class OutgoingRecord(NamedTuple):
@@ -136,9 +139,12 @@ def alert_record(alert: AnyAlert, kafka: KafkaSettings) -> OutgoingRecord:
 
 
 def score_record(outcome: Outcome, topic: str) -> OutgoingRecord:
-    """The small record of one scored frame."""
+    """The small record of one scored frame, with its anomaly map where the outcome holds it.
+
+    Of a map stand the ``shape``, rows and columns, and base64 of the cells as ``float16``, little-endian, row by row.
+    """
     frame = outcome.frame
-    value = {
+    value: dict[str, Any] = {
         "camera_id": frame.camera_id,
         "topic": frame.topic,
         "partition": frame.partition,
@@ -149,6 +155,9 @@ def score_record(outcome: Outcome, topic: str) -> OutgoingRecord:
         "is_anomalous": outcome.is_anomalous,
         "counts": outcome.counts,
     }
+    if outcome.anomaly_map is not None:
+        cells = outcome.anomaly_map.astype("<f2")
+        value["anomaly_map"] = {"shape": cells.shape, "float16": base64.b64encode(cells.tobytes()).decode()}
     return OutgoingRecord(topic, frame.camera_id.encode(), json.dumps(value).encode(), [])
 
 

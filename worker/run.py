@@ -58,6 +58,7 @@ def run_worker(settings: WorkerSettings, load: Callable[[], WorkerSettings], fil
             health_rule=settings.camera_health,
             max_cameras=settings.max_cameras,
             crew=crew,
+            keep_maps=settings.kafka.scores_maps,
             on_stage=metrics.observe_stage,
         )
         engine.use(cameras.profile)

@@ -43,13 +43,18 @@ def check_request(clips: Sequence[Clip], *, camera_id: str | None, out: Path, ev
         raise ConfigError(f"--camera-id {camera_id!r} is not 1 to 128 of A-Z a-z 0-9 . _ -")
     for path in (out, events):
         if path is not None:
-            _check_file(path)
+            check_file(path)
     if events is not None and (events.resolve() == out.resolve() or _are_one_file(events, out)):
         raise ConfigError(f"--events {events} is the file of --out too; name another")
     require_end(clips)
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Refuse, before any work, a path at which no file can be written.
+
+    Raises:
+        ConfigError: It is a folder, lies in none, or is no regular file.
+    """
     dangling = path.is_symlink() and not path.exists()
     if dangling or (path.exists() and not path.is_dir() and not path.is_file()):
         raise ConfigError(f"{path} is no regular file; name a new one")
@@ -111,8 +116,8 @@ def write_scores(rows: Iterator[ScoreRow | AnyAlert], out: Path, events: Path | 
     count, ended = 0, []
     with ExitStack() as stack:
         # Left in the other order, so that scores stand only where their alerts do.
-        file = stack.enter_context(_whole_file(out))
-        alerts = stack.enter_context(_whole_file(events)) if events is not None else None
+        file = stack.enter_context(whole_file(out))
+        alerts = stack.enter_context(whole_file(events)) if events is not None else None
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
@@ -129,7 +134,7 @@ def write_scores(rows: Iterator[ScoreRow | AnyAlert], out: Path, events: Path | 
 
 
 @contextmanager
-def _whole_file(path: Path) -> Iterator[IO[str]]:
+def whole_file(path: Path) -> Iterator[IO[str]]:
     """Give a text file to write, which takes its place when the block ends without an error."""
     path = path.resolve()
     with tempfile.TemporaryDirectory(prefix=".framewatch-", dir=path.parent) as folder:

@@ -13,8 +13,9 @@ import zlib
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import numpy as np
 import yaml
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from contract.address import name_of_address, without_credentials
@@ -27,9 +28,11 @@ from contract.manifest import open_bundle
 from contract.settings import load_settings
 from contract.source import split_ranges
 from tests.contract.test_frame import JPEG, PNG
+from tests.worker.recorded import score_of
 from trainer.labels import read_labels
 from trainer.settings import FitSettings
 from worker.camera_settings import load_cameras
+from worker.recorded_scores import read_score
 from worker.records import capture_time_oddity, read_frame
 from worker.settings import WorkerSettings
 from worker.state import PartitionState, pack, unpack
@@ -285,6 +288,29 @@ def test_labels_are_read_or_refused(tmp_path_factory, rows):
         read_labels(file, ["good"])
     except ConfigError as error:
         one_line(error)
+
+
+# Scores
+
+
+MAP = {"shape": [1, 2], "float16": base64.b64encode(struct.pack("<2e", 1, 2)).decode()}
+scores = st.dictionaries(
+    st.sampled_from([*json.loads(score_of(1, 2.0).value), "anomaly_map"]), values | st.just(MAP), max_size=3
+).map(lambda changes: score_of(1, 2.0, **changes).value)
+
+
+@given(scores | values.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60), st.booleans())
+@example(score_of(1, 2.0, anomaly_map=MAP).value, True)
+def test_a_record_is_a_score_or_is_passed_over(value, with_map):
+    try:
+        read = read_score(SimpleNamespace(key=b"door", value=value), with_map=with_map)
+    except ValueError as error:
+        said = str(error)
+    else:
+        said = ""
+        assert abs(read.score) <= 100
+        assert read.anomaly_map is None or np.isfinite(read.anomaly_map).all()
+    assert said in {"", "no score", "too large", "no map", "of another key"}
 
 
 # Addresses

@@ -1,5 +1,6 @@
 """The worker imports, runs and passes its tests where the trainer's libraries are not."""
 
+import json
 import os
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def test_the_blocker_blocks(environment):
     assert run(environment, "-m", "trainer", "fit", "x", "--out", "y", "--epochs", "1").returncode == 1
 
 
-@pytest.mark.parametrize("module", ["worker.__main__", "worker.run", "worker.score", "worker.latents", "worker.check"])
+@pytest.mark.parametrize("module", [
+    "worker.__main__", "worker.run", "worker.score", "worker.latents", "worker.check", "worker.rules_command",
+])  # fmt: skip
 def test_every_module_imports(environment, module):
     done = run(environment, "-c", f"import {module}")
     assert done.returncode == 0, done.stderr
@@ -65,6 +68,16 @@ def test_scores_denoises_and_embeds(environment, tiny_bundle, tmp_path):
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "scores.csv").read_text().startswith("camera_id,clip,frame,")
     assert (tmp_path / "latents" / "latents.png").exists()
+
+
+def test_counts_would_be_events_and_draws_none(environment, tiny_bundle, tmp_path):
+    scores = str(tmp_path / "scores.csv")
+    run(environment, "-m", "worker", "score", str(tiny_bundle.bundle), str(tiny_bundle.footage), "--out", scores)
+    done = run(environment, "-m", "worker", "rules", "--scores", scores, "--bundle", str(tiny_bundle.bundle), "--json")
+    assert json.loads(done.stdout)["events"] == 1, done.stderr
+    done = run(environment, "-m", "worker", "rules", "--scores", scores, "--plot", str(tmp_path / "rules.png"))
+    assert done.returncode == 2
+    assert done.stderr == "worker: --plot needs matplotlib; pip install framewatch[plots]\n"
 
 
 @pytest.mark.broker

@@ -17,6 +17,7 @@ from contract.command_line import printable
 from contract.errors import FrameError
 from contract.frame import FrameLimits, read_frame_header
 from worker.console.feedback import Feedback
+from worker.records import MAX_SCORE_BYTES
 
 MAX_ALERT_BYTES: Final = 12 * 2**20
 MAX_SMALL_BYTES: Final = 8 * 2**10
@@ -145,13 +146,13 @@ def read_alert(record: Any, now_ms: int) -> AlertRow | NoticeRow:  # noqa: ANN40
 
 
 def read_score(record: Any, now_ms: int) -> ScoreRow:  # noqa: ANN401
-    """Read a record of the scores topic.
+    """Read a record of the scores topic; a map in it is passed over.
 
     Raises:
         MalformedError: It is no score.
     """
     try:
-        score = _Score.model_validate_json(_bounded(record, MAX_SMALL_BYTES))
+        score = _Score.model_validate_json(_bounded(record, MAX_SCORE_BYTES))
     except ValidationError as error:
         raise MalformedError("score") from error
     at_ms = _plausible_ms(score.captured_at_ms, _told_at_ms(record, now_ms))
