@@ -45,6 +45,7 @@ from worker.records import (
     record_bytes,
     score_record,
 )
+from worker.replay import Replay
 from worker.settings import WorkerSettings
 from worker.telemetry import Metrics, Probes
 from worker.transactions import AbortedError, Transactions, Watch, is_member
@@ -155,6 +156,7 @@ class WorkerLoop:
         read_back: Gives what reads frames of a partition again.
         watch: Ends the process where a step of a batch, or a turn of the loop, never ends.
         clock: Monotonic seconds.
+        replay: What is told of where frames of the past are done again; None live.
     """
 
     def __init__(
@@ -169,6 +171,7 @@ class WorkerLoop:
         read_back: Callable[[TopicPartition], AbstractContextManager[ReadRange]],
         watch: Watch,
         clock: Callable[[], float] = time.monotonic,
+        replay: Replay | None = None,
     ) -> None:
         self._consumer = consumer
         self._outlet = outlet
@@ -180,6 +183,7 @@ class WorkerLoop:
         self._losses = losses
         self._read_back = read_back
         self._watch = watch
+        self._replay = replay
         self._clock = clock
         self._stopping = threading.Event()
         self._progress = Progress()
@@ -201,8 +205,11 @@ class WorkerLoop:
         """Ask the loop to finish its batch, commit and return; safe in a signal handler."""
         self._stopping.set()
 
-    def run(self) -> None:
+    def run(self, is_over: Callable[[], bool] = lambda: False) -> None:
         """Turn until stopped; what is finished is committed before it returns.
+
+        Args:
+            is_over: Asked after each turn whether to stop.
 
         Raises:
             DeliveryError: A record was not confirmed; nothing behind it was committed.
@@ -213,6 +220,9 @@ class WorkerLoop:
             while not self._stopping.is_set():
                 with self._watch("turn of the loop", self._settings.stuck_seconds):
                     self._turn()
+                    with mapped_errors(self._settings.kafka):
+                        if is_over():
+                            self.stop()
             if self._transactions is not None:
                 self._pipeline.submit(_Batch((), {}, set(), is_commit=True))
             self._pipeline.drain()
@@ -441,8 +451,7 @@ class WorkerLoop:
             is_over = any(current.get(partition) != tenure for partition, tenure in self._told_of.items())
             if is_over or not self._transactions.belongs(batch.membership):
                 self._end_transaction(self._transactions)
-        outcomes = self._engine.follow(batch.work, lambda frame: batch.counts(batch.origin[id(frame)], current))
-        letters = [letter for letter in batch.letters if batch.counts(letter[0], current)]
+        outcomes, letters = self._follow(batch, current)
         for _ in letters:
             self._metrics.frames.labels(UNKNOWN_CAMERA, "dead_letter").inc()
         letters += [(batch.origin[id(outcome.frame)], outcome.error) for outcome in outcomes if outcome.error]
@@ -451,6 +460,8 @@ class WorkerLoop:
         for outcome in outcomes:
             self._count(outcome, batch.origin[id(outcome.frame)])
         self._count_letters(letters)
+        if self._replay is not None:
+            self._replay.count(outcomes, [record for record, _ in letters])
         for frame in batch.late:
             if batch.counts(batch.origin[id(frame)], current):
                 self._metrics.skipped.labels(self._metrics.camera_label(frame.camera_id), "late").inc()
@@ -463,6 +474,17 @@ class WorkerLoop:
             is_late = self._transactions.age_seconds >= self._settings.batch.commit_interval_ms / 1000
             if batch.is_commit or is_late:
                 self._end_transaction(self._transactions)
+
+    def _follow(
+        self, batch: "_Batch", tenures: dict[TopicPartition, int]
+    ) -> tuple[list[Outcome], list[tuple[Any, FrameError]]]:
+        """Say what a batch's scores tell, and which of its records are of no camera: what is to be told of."""
+        outcomes = self._engine.follow(batch.work, lambda frame: batch.counts(batch.origin[id(frame)], tenures))
+        letters = [letter for letter in batch.letters if batch.counts(letter[0], tenures)]
+        if self._replay is not None:
+            outcomes = [outcome for outcome in outcomes if self._replay.holds(outcome.frame)]
+            letters = [letter for letter in letters if self._replay.holds(letter[0])]
+        return outcomes, letters
 
     def _hand_over(self, records: list[OutgoingRecord], batch: "_Batch", tenures: dict[TopicPartition, int]) -> None:
         if not isinstance(self._outlet, Transactions):
@@ -495,7 +517,8 @@ class WorkerLoop:
     def _outgoing(self, outcomes: Sequence[Outcome], letters: list[tuple[Any, FrameError]]) -> list[OutgoingRecord]:
         kafka = self._settings.kafka
         records = [alert_record(alert, kafka) for outcome in outcomes for alert in outcome.alerts]
-        records += [dead_letter_record(record, error, kafka.dead_letter_topic) for record, error in letters]
+        if self._replay is None:
+            records += [dead_letter_record(record, error, kafka.dead_letter_topic) for record, error in letters]
         if kafka.scores_topic is not None:
             scored = (outcome for outcome in outcomes if outcome.error is None)
             records += [score_record(outcome, self._engine.threshold, kafka.scores_topic) for outcome in scored]
@@ -506,7 +529,7 @@ class WorkerLoop:
         kind = "dead_letter" if outcome.error else "anomalous" if outcome.is_anomalous else "normal"
         self._metrics.frames.labels(self._metrics.camera_label(outcome.frame.camera_id), kind).inc()
         delay = capture_delay_seconds(outcome.frame.captured_at_ms, now_ms)
-        if delay is not None:
+        if delay is not None and self._replay is None:
             self._metrics.delay_seconds.observe(delay)
         for oddity in (capture_time_oddity(record, now_ms), "trailing_bytes" if outcome.trailing_bytes else None):
             if oddity is not None:

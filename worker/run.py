@@ -12,6 +12,8 @@ from worker.kafka_clients import mapped_errors, open_consumer, require_topics, r
 from worker.loop import WorkerLoop
 from worker.partitions import Losses
 from worker.read_back import ReadBack
+from worker.replay import Replay, find_replay
+from worker.replay_range import ReplayRange
 from worker.settings import WorkerSettings
 from worker.stopping import StopSignals
 from worker.telemetry import Metrics, Probes, SilenceWatch, TelemetryServer
@@ -22,8 +24,29 @@ _CLOSE_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
-def run_worker(settings: WorkerSettings) -> None:
-    """Score frames from Kafka until SIGTERM or SIGINT.
+def run_replay(settings: WorkerSettings, wanted: ReplayRange) -> str:
+    """Score frames of the past until all are done, or SIGTERM or SIGINT.
+
+    Args:
+        settings: Of the replay, whose group and topics are its own.
+        wanted: Which frames.
+
+    Returns:
+        One line that says what was done.
+
+    Raises:
+        ConfigError: A setting, a topic or the provider is wrong.
+        BundleError: The bundle cannot be trusted.
+        BrokerUnavailableError: No broker answers.
+        DeliveryError: A record was not confirmed.
+    """
+    replay = find_replay(settings.kafka, wanted)
+    run_worker(settings, replay)
+    return replay.summary(settings.kafka)
+
+
+def run_worker(settings: WorkerSettings, replay: Replay | None = None) -> None:
+    """Score frames from Kafka until SIGTERM or SIGINT, or until a replay is done.
 
     Checks the bundle, the provider, the broker and the topics before it reads a frame.
 
@@ -58,7 +81,7 @@ def run_worker(settings: WorkerSettings) -> None:
         )
         where = {"provider": detector.provider, "bundle": f"{name.name} {name.version}", "http_port": server.port}
         with Watchdog() as watchdog:
-            _run_loop(engine, settings, metrics, probes, watchdog, where)
+            _run_loop(engine, settings, metrics, probes, watchdog, where, replay)
 
 
 def _run_loop(
@@ -68,12 +91,14 @@ def _run_loop(
     probes: Probes,
     watchdog: Watchdog,
     where: Mapping[str, object],
+    replay: Replay | None,
 ) -> None:
     kafka = settings.kafka
     closing_seconds = _CLOSE_SECONDS
-    consumer = open_consumer(kafka, settings.batch.deadline_ms)
+    consumer = open_consumer(kafka, settings.batch.deadline_ms, replay.stretches if replay is not None else None)
     try:
-        require_topics(consumer, kafka.topics, kafka)
+        if replay is None:
+            require_topics(consumer, kafka.topics, kafka)
         require_uncompressed(kafka)
         exactly_once = kafka.delivery == "exactly_once"
         outlet = Transactions(kafka, watchdog.limit) if exactly_once else Delivery(kafka)
@@ -82,13 +107,17 @@ def _run_loop(
             with mapped_errors(kafka):
                 consumer.subscribe([kafka.frames_topic], listener=losses)
             loop = WorkerLoop(
-                consumer, outlet, engine, settings, metrics, probes, losses, ReadBack(kafka), watchdog.limit
-            )
+                consumer, outlet, engine, settings, metrics, probes, losses, ReadBack(kafka), watchdog.limit,
+                replay=replay,
+            )  # fmt: skip
             probes.answered()
             with StopSignals(loop.stop, settings.stop_seconds) as signals, SilenceWatch(probes):
                 _log.info("running", extra={**where, "topic": kafka.frames_topic, "group": kafka.group_id})
                 try:
-                    loop.run()
+                    loop.run(consumer.is_over)
+                    if replay is not None:
+                        with mapped_errors(kafka):
+                            replay.is_over = consumer.is_over()
                 finally:
                     # Two clients are closed in what is left.
                     closing_seconds = signals.seconds_left(2 * _CLOSE_SECONDS) / 2
