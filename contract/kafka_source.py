@@ -169,7 +169,9 @@ def _read_query(shown: str, query: dict[str, list[str]]) -> tuple[str, int | Non
         raise ConfigError(f"SOURCE {shown}: camera={camera!r} is not 1 to 128 of A-Z a-z 0-9 . _ -; {_EXPECTED}")
     if query.get("allow_plaintext", ["false"])[0] not in {"true", "false"}:
         raise ConfigError(f"SOURCE {shown}: allow_plaintext is true or false; {_EXPECTED}")
-    from_ms, to_ms = (parse_time(f"SOURCE {shown}", query[key][0]) if key in query else None for key in ("from", "to"))
+    # '+' of a time zone means a space in a query string.
+    times = (query[key][0].replace(" ", "+") if key in query else None for key in ("from", "to"))
+    from_ms, to_ms = (parse_time(f"SOURCE {shown}", text) if text is not None else None for text in times)
     if from_ms is not None and to_ms is not None and from_ms >= to_ms:
         raise ConfigError(f"SOURCE {shown}: from= must be earlier than to=")
     return camera, from_ms, to_ms
@@ -180,16 +182,15 @@ def parse_time(what: str, text: str) -> int:
 
     Args:
         what: Where it stands, for the message.
-        text: The time.
+        text: The time; one before 1970 gives 0.
 
     Raises:
         ConfigError: It is neither.
     """
-    if text.isascii() and text.isdigit() and len(text) <= 15:
+    if text.isascii() and text.isdigit() and len(text) <= MAX_TIME_DIGITS:
         return int(text)
     try:
-        # '+' of a time zone means a space in a query string.
-        moment = datetime.fromisoformat(text.replace(" ", "+")).astimezone()
+        moment = datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError) as error:
         raise ConfigError(f"{what}: {text!r} is no ISO 8601 time and no milliseconds since 1970") from error
-    return round(moment.timestamp() * 1000)
+    return max(0, round(moment.timestamp() * 1000))

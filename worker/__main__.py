@@ -20,6 +20,7 @@ from contract.runtime import Autoencoder, Detector, Provider
 from contract.settings import load_settings
 from contract.source import open_source
 from worker.logs import set_up_logs
+from worker.replay_range import own_names, read_range
 from worker.settings import KafkaSettings, WorkerSettings
 
 app = typer.Typer(
@@ -43,26 +44,40 @@ def run(
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle.")] = None,
     bootstrap_servers: Servers = None,
     group_id: Annotated[str | None, typer.Option(help="Consumer group.")] = None,
+    alerts_topic: Annotated[str | None, typer.Option(help="Topic of alerts.")] = None,
     scores_topic: Annotated[str | None, typer.Option(help="Topic of one small record a frame.")] = None,
     provider: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
     threshold: Annotated[float | None, typer.Option(help="In place of the bundle's.")] = None,
     cameras: Annotated[Path | None, typer.Option(help="File or folder of single cameras' settings.")] = None,
     http_port: Annotated[int | None, typer.Option(help="Port of metrics and probes; 0 takes a free one.")] = None,
+    since: Annotated[str | None, typer.Option("--from", help="Replay from here: ISO 8601 or ms since 1970.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Replay to before here, and end.")] = None,
+    lead_in: Annotated[
+        float | None, typer.Option(min=0, max=86_400, help="Seconds before --from to score and not tell of; 60.")
+    ] = None,
 ) -> None:
-    """Score frames from Kafka and publish alerts, until SIGTERM or Ctrl-C."""
-    flags = {
-        "kafka.group_id": group_id, "kafka.scores_topic": scores_topic, "threshold": threshold, "http.port": http_port,
-        "cameras": cameras,
-    }  # fmt: skip
+    """Score frames from Kafka and publish alerts, until SIGTERM or Ctrl-C; with --from or --to, those of the past."""
+    names = {"group_id": group_id, "alerts_topic": alerts_topic, "scores_topic": scores_topic}
+    flags: dict[str, Any] = {"threshold": threshold, "http.port": http_port, "cameras": cameras}
+    wanted = read_range(since, until, lead_in)
+    if wanted is not None:
+        live = _worker_settings(config, bundle, bootstrap_servers, provider, flags)
+        names = own_names(live.kafka, wanted, names)
+        # A live worker of this machine has the port, and by the clock of now all cameras of the past are silent.
+        flags |= {"http.port": http_port or 0, "camera_health.silent_seconds": 0}
+    flags |= {f"kafka.{setting}": name for setting, name in names.items()}
 
     def load() -> WorkerSettings:
         return _worker_settings(config, bundle, bootstrap_servers, provider, flags)
 
     settings = load()
     set_up_logs(settings.log_format, settings.log_level)
-    from worker.run import run_worker
+    from worker.run import run_replay, run_worker
 
-    run_worker(settings, load, config)
+    if wanted is None:
+        run_worker(settings, load, config)
+    else:
+        typer.echo(run_replay(settings, wanted))
 
 
 @app.command()

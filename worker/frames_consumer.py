@@ -58,6 +58,10 @@ class FramesConsumer(SteadyConsumer):
             offset = super().position(partition, timeout_ms)
         return offset
 
+    def is_over(self) -> bool:
+        """Whether there is nothing left to read: never, frames go on coming."""
+        return False
+
     def take_missed(self) -> dict[TopicPartition, int]:
         """Number of records, by partition, that retention deleted before they were read, since the last call."""
         missed, self._missed = self._missed, {}

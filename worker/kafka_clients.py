@@ -2,11 +2,12 @@
 
 import importlib.util
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
@@ -24,6 +25,7 @@ from kafka.net.sasl.oauth import AbstractTokenProvider
 from contract.errors import BrokerUnavailableError, ConfigError
 from contract.steady_consumer import SteadyConsumer
 from worker.frames_consumer import FramesConsumer
+from worker.replay_consumer import ReplayConsumer, Stretch
 from worker.settings import KafkaSettings
 
 _LEAST_REQUEST_BYTES = 16 * 2**20
@@ -45,7 +47,9 @@ def require_fast_checksums() -> None:
         raise ConfigError("the package crc32c is not installed, reading would be 25 times slower; pip install crc32c")
 
 
-def open_consumer(kafka: KafkaSettings, gathering_ms: int) -> FramesConsumer:
+def open_consumer(
+    kafka: KafkaSettings, gathering_ms: int, stretches: Mapping[TopicPartition, Stretch] | None = None
+) -> FramesConsumer:
     """Open a consumer of the worker's group; it is not yet subscribed.
 
     A fetch names only the partitions of which nothing waits in the client already, and none is sent beside it. So one
@@ -55,15 +59,17 @@ def open_consumer(kafka: KafkaSettings, gathering_ms: int) -> FramesConsumer:
     Args:
         kafka: The broker.
         gathering_ms: Time for which the broker may gather frames before it answers; below 20 ms, it gathers none.
+        stretches: What a replay reads; all that comes where None.
 
     Raises:
         BrokerUnavailableError: No broker answers.
         ConfigError: The client refuses the settings.
     """
     require_fast_checksums()
+    kind = partial(ReplayConsumer, stretches) if stretches is not None else FramesConsumer
     with mapped_errors(kafka):
-        return FramesConsumer(
-            kafka.auto_offset_reset,
+        return kind(
+            begin_at=kafka.auto_offset_reset,
             **connection(kafka),
             group_id=kafka.group_id,
             group_instance_id=kafka.group_instance_id,

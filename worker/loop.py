@@ -47,6 +47,7 @@ from worker.records import (
     record_bytes,
     score_record,
 )
+from worker.replay import Replay
 from worker.settings import WorkerSettings
 from worker.state import AHEAD_OFFSETS, unpack
 from worker.telemetry import Metrics, Probes
@@ -189,6 +190,7 @@ class WorkerLoop:
         read_back: Gives what reads frames of a partition again.
         watch: Ends the process where a step of a batch, or a turn of the loop, never ends.
         clock: Monotonic seconds.
+        replay: What is told of where frames of the past are done again; None live.
     """
 
     def __init__(
@@ -205,6 +207,7 @@ class WorkerLoop:
         read_back: Callable[[TopicPartition], AbstractContextManager[ReadRange]],
         watch: Watch,
         clock: Callable[[], float] = time.monotonic,
+        replay: Replay | None = None,
     ) -> None:
         self._consumer = consumer
         self._outlet = outlet
@@ -218,6 +221,7 @@ class WorkerLoop:
         self._losses = losses
         self._read_back = read_back
         self._watch = watch
+        self._replay = replay
         self._clock = clock
         self._stopping = threading.Event()
         self._progress = Progress()
@@ -244,8 +248,11 @@ class WorkerLoop:
         """Ask the loop to finish its batch, commit and return; safe in a signal handler."""
         self._stopping.set()
 
-    def run(self) -> None:
+    def run(self, is_over: Callable[[], bool] = lambda: False) -> None:
         """Turn until stopped; what is finished is committed before it returns.
+
+        Args:
+            is_over: Asked after each turn whether to stop.
 
         Raises:
             DeliveryError: A record was not confirmed; nothing behind it was committed.
@@ -256,6 +263,9 @@ class WorkerLoop:
             while not self._stopping.is_set():
                 with self._watch("turn of the loop", self._settings.stuck_seconds):
                     self._turn()
+                    with mapped_errors(self._settings.kafka):
+                        if is_over():
+                            self.stop()
             if self._transactions is not None:
                 self._pipeline.submit(_Batch((), {}, {}, set(), is_commit=True))
             self._pipeline.drain()
@@ -492,6 +502,9 @@ class WorkerLoop:
         return frame
 
     def _is_late(self, frame: IncomingFrame, now_ms: float) -> bool:
+        if self._replay is not None:
+            # All that it reads is old.
+            return False
         late = self._cameras.late(frame.camera_id)
         age_seconds = capture_delay_seconds(frame.captured_at_ms, now_ms)
         return late.policy == "skip_to_fresh" and age_seconds is not None and age_seconds > late.max_age_seconds
@@ -537,8 +550,7 @@ class WorkerLoop:
             is_over = any(current.get(partition) != tenure for partition, tenure in self._told_of.items())
             if is_over or not self._transactions.belongs(batch.membership):
                 self._end_transaction(self._transactions)
-        outcomes = self._engine.follow(batch.work, lambda frame: batch.counts(batch.origin[id(frame)], current))
-        letters = [letter for letter in batch.letters if batch.counts(letter[0], current)]
+        outcomes, letters = self._follow(batch, current)
         for _ in letters:
             self._metrics.frames.labels(UNKNOWN_CAMERA, "dead_letter").inc()
         letters += [(batch.origin[id(outcome.frame)], outcome.error) for outcome in outcomes if outcome.error]
@@ -548,14 +560,7 @@ class WorkerLoop:
             self._hand_over(outgoing, batch, current)
         for alert in silent:
             self._count_alert(alert, alert.data.frames.partition, alert.data.frames.last_offset)
-        for outcome in outcomes:
-            self._count(outcome, batch.origin[id(outcome.frame)])
-        self._count_letters(letters)
-        for frame in batch.late:
-            if batch.counts(batch.origin[id(frame)], current):
-                self._metrics.skipped.labels(self._metrics.camera_label(frame.camera_id), "late").inc()
-        if batch.records:
-            self._metrics.batch_frames.observe(len(outcomes))
+        self._count_batch(batch, outcomes, letters, current)
         for partition, finished in batch.finished.items():
             state = self._state(partition, finished)
             self._progress.finish(partition, finished.next_offset, batch.tenures.get(partition), state)
@@ -573,6 +578,17 @@ class WorkerLoop:
                 # What is kept of the cameras changed, and is to be committed.
                 batch.finished |= {partition: finished} if found and partition not in batch.finished else {}
         return alerts
+
+    def _follow(
+        self, batch: "_Batch", tenures: dict[TopicPartition, int]
+    ) -> tuple[list[Outcome], list[tuple[Any, FrameError]]]:
+        """Say what a batch's scores tell, and which of its records are of no camera: what is to be told of."""
+        outcomes = self._engine.follow(batch.work, lambda frame: batch.counts(batch.origin[id(frame)], tenures))
+        letters = [letter for letter in batch.letters if batch.counts(letter[0], tenures)]
+        if self._replay is not None:
+            outcomes = [outcome for outcome in outcomes if self._replay.holds(outcome.frame)]
+            letters = [letter for letter in letters if self._replay.holds(letter[0])]
+        return outcomes, letters
 
     def _hand_over(self, records: list[OutgoingRecord], batch: "_Batch", tenures: dict[TopicPartition, int]) -> None:
         if not isinstance(self._outlet, Transactions):
@@ -607,18 +623,37 @@ class WorkerLoop:
     def _outgoing(self, outcomes: Sequence[Outcome], letters: list[tuple[Any, FrameError]]) -> list[OutgoingRecord]:
         kafka = self._settings.kafka
         records = [alert_record(alert, kafka) for outcome in outcomes for alert in outcome.alerts]
-        records += [dead_letter_record(record, error, kafka.dead_letter_topic) for record, error in letters]
+        if self._replay is None:
+            records += [dead_letter_record(record, error, kafka.dead_letter_topic) for record, error in letters]
         if kafka.scores_topic is not None:
             scored = (outcome for outcome in outcomes if outcome.error is None)
             records += [score_record(outcome, kafka.scores_topic) for outcome in scored]
         return records
+
+    def _count_batch(
+        self,
+        batch: "_Batch",
+        outcomes: Sequence[Outcome],
+        letters: list[tuple[Any, FrameError]],
+        tenures: dict[TopicPartition, int],
+    ) -> None:
+        for outcome in outcomes:
+            self._count(outcome, batch.origin[id(outcome.frame)])
+        self._count_letters(letters)
+        if self._replay is not None:
+            self._replay.count(outcomes, [record for record, _ in letters])
+        for frame in batch.late:
+            if batch.counts(batch.origin[id(frame)], tenures):
+                self._metrics.skipped.labels(self._metrics.camera_label(frame.camera_id), "late").inc()
+        if batch.records:
+            self._metrics.batch_frames.observe(len(outcomes))
 
     def _count(self, outcome: Outcome, record: Any) -> None:  # noqa: ANN401
         now_ms = time.time() * 1000
         kind = "dead_letter" if outcome.error else "anomalous" if outcome.is_anomalous else "normal"
         self._metrics.frames.labels(self._metrics.camera_label(outcome.frame.camera_id), kind).inc()
         delay = capture_delay_seconds(outcome.frame.captured_at_ms, now_ms)
-        if delay is not None:
+        if delay is not None and self._replay is None:
             self._metrics.delay_seconds.observe(delay)
         for oddity in (capture_time_oddity(record, now_ms), "trailing_bytes" if outcome.trailing_bytes else None):
             if oddity is not None:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from contract.runtime import Detector
@@ -15,6 +16,8 @@ from worker.loop import WorkerLoop
 from worker.partitions import Losses
 from worker.read_back import ReadBack
 from worker.reload import Reloader
+from worker.replay import Replay, find_replay
+from worker.replay_range import ReplayRange
 from worker.settings import WorkerSettings
 from worker.stopping import StopSignals
 from worker.telemetry import Metrics, Probes, SilenceWatch, TelemetryServer
@@ -25,15 +28,42 @@ _CLOSE_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
-def run_worker(settings: WorkerSettings, load: Callable[[], WorkerSettings], file: Path | None = None) -> None:
-    """Score frames from Kafka until SIGTERM or SIGINT.
+def run_replay(settings: WorkerSettings, wanted: ReplayRange) -> str:
+    """Score frames of the past until all are done, or SIGTERM or SIGINT.
+
+    Args:
+        settings: Of the replay, whose group and topics are its own.
+        wanted: Which frames.
+
+    Returns:
+        One line that says what was done.
+
+    Raises:
+        ConfigError: A setting, a topic or the provider is wrong.
+        BundleError: A bundle cannot be trusted.
+        BrokerUnavailableError: No broker answers.
+        DeliveryError: A record was not confirmed.
+    """
+    replay = find_replay(settings.kafka, wanted)
+    run_worker(settings, replay=replay)
+    return replay.summary(settings.kafka)
+
+
+def run_worker(
+    settings: WorkerSettings,
+    load: Callable[[], WorkerSettings] | None = None,
+    file: Path | None = None,
+    replay: Replay | None = None,
+) -> None:
+    """Score frames from Kafka until SIGTERM or SIGINT, or until a replay is done.
 
     Checks bundles, the provider, cameras, the broker and the topics before it reads a frame.
 
     Args:
         settings: Of the worker.
-        load: Reads them anew.
+        load: Reads them anew; None where they hold to the end.
         file: From which they came, if any; when it changes they are read anew.
+        replay: What of the past is done; None for what comes.
 
     Raises:
         ConfigError: A setting, a topic or the provider is wrong.
@@ -68,9 +98,16 @@ def run_worker(settings: WorkerSettings, load: Callable[[], WorkerSettings], fil
             if taken is not None:
                 _tell_bundle(metrics, taken)
 
-        reloader = Reloader(settings, cameras, load, resolver.resolve, file, tell)
-        with Watchdog() as watchdog, reloader:
-            _run_loop(engine, settings, cameras, reloader, metrics, probes, watchdog, server.port)
+        with ExitStack() as stack:
+            watchdog = stack.enter_context(Watchdog())
+            reloader = None
+            if load is not None:
+                reloader = stack.enter_context(Reloader(settings, cameras, load, resolver.resolve, file, tell))
+            _run_loop(engine, settings, cameras, reloader, metrics, probes, watchdog, server.port, replay)
+
+
+def _never() -> None:
+    """Nothing is loaded anew."""
 
 
 def _tell_bundle(metrics: Metrics, cameras: Cameras) -> None:
@@ -83,17 +120,20 @@ def _run_loop(
     engine: Engine,
     settings: WorkerSettings,
     cameras: Cameras,
-    reloader: Reloader,
+    reloader: Reloader | None,
     metrics: Metrics,
     probes: Probes,
     watchdog: Watchdog,
     http_port: int | None,
+    replay: Replay | None,
 ) -> None:
     kafka = settings.kafka
     closing_seconds = _CLOSE_SECONDS
-    consumer = open_consumer(kafka, settings.batch.deadline_ms)
+    reloaded = reloader.take if reloader is not None else _never
+    consumer = open_consumer(kafka, settings.batch.deadline_ms, replay.stretches if replay is not None else None)
     try:
-        require_topics(consumer, kafka.topics, kafka)
+        if replay is None:
+            require_topics(consumer, kafka.topics, kafka)
         require_uncompressed(kafka)
         exactly_once = kafka.delivery == "exactly_once"
         outlet = Transactions(kafka, watchdog.limit) if exactly_once else Delivery(kafka)
@@ -102,8 +142,8 @@ def _run_loop(
             with mapped_errors(kafka):
                 consumer.subscribe([kafka.frames_topic], listener=losses)
             loop = WorkerLoop(
-                consumer, outlet, engine, settings, cameras, reloader.take, metrics, probes, losses, ReadBack(kafka),
-                watchdog.limit,
+                consumer, outlet, engine, settings, cameras, reloaded, metrics, probes, losses, ReadBack(kafka),
+                watchdog.limit, replay=replay,
             )  # fmt: skip
             probes.answered()
             with StopSignals(loop.stop, settings.stop_seconds) as signals, SilenceWatch(probes):
@@ -112,7 +152,10 @@ def _run_loop(
                 where |= {"topic": kafka.frames_topic, "group": kafka.group_id}
                 _log.info("running", extra={**where, "http_port": http_port, "bundles": len(cameras.bundles)})
                 try:
-                    loop.run()
+                    loop.run(consumer.is_over)
+                    if replay is not None:
+                        with mapped_errors(kafka):
+                            replay.is_over = consumer.is_over()
                 finally:
                     # Two clients are closed in what is left.
                     closing_seconds = signals.seconds_left(2 * _CLOSE_SECONDS) / 2

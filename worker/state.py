@@ -258,6 +258,15 @@ def pack(state: PartitionState, next_offset: int, max_bytes: int) -> tuple[str, 
     return text, len(ordered) - kept
 
 
+def pack_clips_alone(next_offset: int) -> str:
+    """Write a state of no camera, with which an engine only fills its clips, from as far back as it ever reads.
+
+    Args:
+        next_offset: The offset that is committed with it.
+    """
+    return _text(PartitionState(read_from=0), (), next_offset)
+
+
 def unpack(text: str, next_offset: int) -> PartitionState | None:
     """Read a state from text; None where it is no text of this format.
 

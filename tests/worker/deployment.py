@@ -105,10 +105,9 @@ class Deployment:
         consumer.close()
         return records
 
-    def committed(self):
-        consumer = KafkaConsumer(
-            bootstrap_servers=self.servers, group_id=json.loads(self.config.read_text())["kafka"]["group_id"]
-        )
+    def committed(self, group=None):
+        group = group or json.loads(self.config.read_text())["kafka"]["group_id"]
+        consumer = KafkaConsumer(bootstrap_servers=self.servers, group_id=group)
         partitions = [TopicPartition(self.topics["frames"], number) for number in (0, 1)]
         offsets = {partition.partition: consumer.committed(partition) or 0 for partition in partitions}
         consumer.close()
