@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from contract.alert import Alert
+from contract.alert import Alert, read_alert
 
 ROOT = Path(__file__).resolve().parents[2]
+ROOM = ROOT / "deploy" / "footage" / "room.mp4"
+CLIP_FRAMES = 1394
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -45,9 +47,16 @@ def port_of(folder):
     return int(settings["kafka"]["bootstrap_servers"].rpartition(":")[2])
 
 
-def test_three_visits_give_three_events_over_an_earlier_run_and_beside_a_busy_port(tmp_path):
-    folder = tmp_path / "demo-user"
-    folder.mkdir()
+def visits():
+    """First and last frame of each labelled visit."""
+    with (ROOT / "deploy" / "footage" / "room_events.csv").open(newline="") as file:
+        return [(int(row["first_frame"]), int(row["last_frame"])) for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a demo that ran over an earlier one and beside a busy port, and is done."""
+    folder = tmp_path_factory.mktemp("demo-user")
     with socket.socket() as busy:
         busy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -59,12 +68,14 @@ def test_three_visits_give_three_events_over_an_earlier_run_and_beside_a_busy_po
         (folder / "demo-out" / "stale.txt").write_text("of an earlier run")
         child = start(folder, "-m", "deploy.demo")
         assert child.wait() == 0, (folder / "said.txt").read_text()
-    out = folder / "demo-out"
+    return folder
+
+
+def test_three_visits_give_three_events_over_an_earlier_run_and_beside_a_busy_port(finished):
+    folder, out = finished, finished / "demo-out"
     summary = json.loads((out / "summary.json").read_text())
-    with (ROOT / "deploy" / "footage" / "room_events.csv").open(newline="") as file:
-        visits = [int(row["first_frame"]) for row in csv.DictReader(file)][3:]
     assert len(summary["events"]) == 3
-    for event, start_of_visit in zip(summary["events"], visits, strict=True):
+    for event, (start_of_visit, _) in zip(summary["events"], visits()[3:], strict=True):
         assert event["camera_id"] == "room"
         assert abs(event["first_frame"] - start_of_visit) <= 5
         assert event["last_frame"] > event["first_frame"]
@@ -79,6 +90,47 @@ def test_three_visits_give_three_events_over_an_earlier_run_and_beside_a_busy_po
     assert left_behind(folder) == []
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port_of(folder))) != 0
+
+
+def assert_each_visit_is_one_event(alerts, passes):
+    """Say that as many events as visits were told, each begun and ended within five frames of its visit's ends."""
+    assert {type(alert) for alert in alerts} == {Alert}
+    ended = [alert for alert in alerts if alert.type.endswith("ended.v1")]
+    assert len(ended) == len({alert.data.event_id for alert in alerts}) == 6 * passes
+    expected = [
+        (CLIP_FRAMES * number + first, CLIP_FRAMES * number + last)
+        for number in range(passes)
+        for first, last in visits()
+    ]
+    found = sorted((alert.data.frames.first_offset, alert.data.frames.last_offset) for alert in ended)
+    for event, visit in zip(found, expected, strict=True):
+        assert event == pytest.approx(visit, abs=5)
+
+
+def test_each_of_the_six_visits_is_one_event(finished, tmp_path):
+    told = tmp_path / "events.jsonl"
+    bundle = finished / "demo-out" / "bundle"
+    arguments = ["score", str(bundle), str(ROOM), "--out", str(tmp_path / "scores.csv"), "--events", str(told)]
+    subprocess.run([sys.executable, "-m", "worker", *arguments], cwd=ROOT, check=True, capture_output=True)
+    assert_each_visit_is_one_event([read_alert(line) for line in told.read_bytes().splitlines()], passes=1)
+
+
+def test_each_visit_of_three_passes_through_a_live_worker_is_one_event(finished, broker, tmp_path):
+    from tests.worker.deployment import Deployment, terminate, wait_until
+
+    deployment = Deployment(broker, tmp_path, finished / "demo-out" / "bundle", "three-passes")
+    # As fast as it can.
+    deployment.set(batch={})
+    publish = [
+        "publish", str(ROOM), "--camera-id", "room", "--topic", deployment.topics["frames"], "--loop", "3",
+        "--max-speed", "--bootstrap-servers", deployment.servers,
+    ]  # fmt: skip
+    with deployment.worker() as worker:
+        subprocess.run([sys.executable, "-m", "worker", *publish], cwd=ROOT, check=True, capture_output=True)
+        wait_until(lambda: sum(deployment.committed().values()) == 3 * CLIP_FRAMES, 200)
+        assert terminate(worker) == 0
+    alerts = {alert.id: alert for alert in (read_alert(one.value) for one in deployment._read_once("alerts", 1000))}
+    assert_each_visit_is_one_event(list(alerts.values()), passes=3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
