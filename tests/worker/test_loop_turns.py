@@ -254,6 +254,8 @@ def test_a_partition_that_comes_back_in_a_flood_goes_on_where_it_was(once, turn)
     a_life(records, {}, expected, once=once)
 
     def change(made):
+        if not once:
+            in_turn(made, turn - 2, made.loop._commit)
         in_turn(made, turn, lambda: (states.append(ahead_of(kept)), lose(made, 0, comes_back=True)))
         stops = itertools.count()
         made.source.on_empty = lambda: made.loop.stop() if not made.loop._queue and next(stops) > 30 else None
