@@ -238,6 +238,8 @@ class WorkerLoop:
         self._gone: set[TopicPartition] = set()
         # Partitions begun since then with something to go on from.
         self._begun: dict[TopicPartition, OffsetAndMetadata] = {}
+        # What was finished of partitions that were lost, and came back, before anything of them was committed.
+        self._never_committed: dict[TopicPartition, OffsetAndMetadata] = {}
         steps = [
             (name, self._watched(name, step))
             for name, step in (("prepare", self._prepare), ("score", self._score), ("publish", self._publish))
@@ -397,19 +399,22 @@ class WorkerLoop:
             lost |= self._consumer.assignment()
         if not lost:
             return
-        finished = self._progress.finished
+        uncommitted = self._progress.uncommitted
         self._progress.forget(lost)
         self._gone |= lost
         self._metrics.forget(tp.partition for tp in lost)
         _log.info("partitions lost", extra={"partitions": sorted(tp.partition for tp in lost)})
         for partition in lost:
             self._begun.pop(partition, None)
+            self._never_committed.pop(partition, None)
             oldest = self._queue.oldest(partition)
             self._queue.drop(partition)
             if partition not in self._consumer.assignment():
                 continue
-            committed = self._committed(partition)
-            goes_on_at = committed.offset if committed is not None else finished.get(partition, oldest)
+            goes_on = self._committed(partition)
+            if goes_on is None and partition in uncommitted:
+                goes_on = self._never_committed[partition] = uncommitted[partition]
+            goes_on_at = goes_on.offset if goes_on is not None else oldest
             if goes_on_at is not None:
                 self._consumer.seek(partition, goes_on_at)
 
@@ -421,7 +426,7 @@ class WorkerLoop:
                 begins_at = self._position(partition)
             if begins_at is None:
                 continue
-            committed = self._committed(partition)
+            committed = self._committed(partition) or self._never_committed.pop(partition, None)
             if committed is None and self._transactions is not None and not self._commit_begin(partition, begins_at):
                 continue
             if committed is None:

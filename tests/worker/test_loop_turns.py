@@ -133,7 +133,9 @@ class KilledError(Exception):
     pass
 
 
-def a_life(records, kept, told, *, once, dies_after=None, comes_through=True, batch=7, change=lambda _made: None):
+def a_life(
+    records, kept, told, *, once, dies_after=None, comes_through=True, batch=7, change=lambda _made: None, **more
+):
     """Run a loop that goes on from what is committed, until all is done or it dies.
 
     Args:
@@ -144,6 +146,7 @@ def a_life(records, kept, told, *, once, dies_after=None, comes_through=True, ba
         comes_through: Whether what it dies of is told.
         batch: Frames in a batch at the most.
         change: What else is done to the loop and its surroundings before it runs.
+        more: For the loop.
     """
     left = [dies_after]
 
@@ -159,8 +162,8 @@ def a_life(records, kept, told, *, once, dies_after=None, comes_through=True, ba
         told.extend((one.topic, one.key, one.value) for one in sent)
 
     made = make(
-        records, batch=batch, deliver=lambda sent: die_of(tell, sent), commit_interval_ms=40,
-        fails=[0] if once else (), scorer=remembering_detector(),
+        records, batch=batch, deliver=lambda sent: die_of(tell, sent), fails=[0] if once else (),
+        scorer=remembering_detector(), **{"commit_interval_ms": 40, **more},
     )  # fmt: skip
     source, transactions = made.source, made.loop._transactions
     for partition, entry in kept.items():
@@ -254,6 +257,8 @@ def test_a_partition_that_comes_back_in_a_flood_goes_on_where_it_was(once, turn)
     a_life(records, {}, expected, once=once)
 
     def change(made):
+        if not once:
+            in_turn(made, turn - 2, made.loop._commit)
         in_turn(made, turn, lambda: (states.append(ahead_of(kept)), lose(made, 0, comes_back=True)))
         stops = itertools.count()
         made.source.on_empty = lambda: made.loop.stop() if not made.loop._queue and next(stops) > 30 else None
@@ -264,6 +269,20 @@ def test_a_partition_that_comes_back_in_a_flood_goes_on_where_it_was(once, turn)
     if once:
         assert Counter(told) == Counter(expected)
     assert set(told) == set(expected)
+
+
+@pytest.mark.parametrize("turn", [1, 4, 8])
+def test_a_partition_that_comes_back_before_anything_was_committed_goes_on_where_it_was(turn):
+    records, expected, told, kept = some_flood(), [], [], {}
+    a_life(records, {}, expected, once=False)
+
+    def change(made):
+        in_turn(made, turn, lambda: (states.append(dict(kept)), lose(made, 0, comes_back=True)))
+
+    states = []
+    a_life(records, kept, told, once=False, change=change, commit_interval_ms=60_000)
+    assert states == [{}]
+    assert Counter(told) == Counter(expected)
 
 
 def test_of_a_partition_lost_in_a_flood_nothing_that_waits_is_finished():
