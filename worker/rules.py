@@ -161,6 +161,7 @@ class _Stream:
     latest_ms: int = -1
     position: int = 0
     is_pending: bool = False
+    region: Region | None = None
 
 
 class Replay:
@@ -219,6 +220,8 @@ class Replay:
         if frame.threshold != stream.recorded_threshold:
             ended += self._change_threshold(stream, frame)
         stream.camera.frames += 1
+        if self._zones is not None and frame.anomaly_map is not None:
+            stream.region = self._region(frame.anomaly_map)
         if self._on_score is not None:
             self._on_score(frame, score)
         recorded, tried = (frame.score, score) if frame.counts else (NORMAL_SCORE, NORMAL_SCORE)
@@ -289,7 +292,8 @@ class Replay:
         first, peak, last = (follower.reached[one] for one in (event.first, event.peak, event.last))
         event_id = None
         if self._digest is not None:
-            version = rule_version(tracker.rule, tracker.threshold, tracker.release_threshold)
+            region = stream.region.tobytes() if self.candidates[number].in_zones and stream.region is not None else b""
+            version = rule_version(tracker.rule, tracker.threshold, tracker.release_threshold, region)
             event_id = make_event_id(
                 stream.topic, stream.partition, first.offset, stream.camera_id, self._digest, version
             )  # fmt: skip

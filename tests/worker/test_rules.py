@@ -22,6 +22,7 @@ from tests.worker.test_score import VISIT, Made
 from worker.__main__ import app
 from worker.engine import Engine
 from worker.health_rule import HealthRule
+from worker.profile import make_profile
 from worker.recorded_scores import ScoredFrame
 from worker.rules import Candidate, Replay
 from worker.rules_curve import BINS, Curves, ScoreCurve
@@ -183,6 +184,36 @@ def test_the_recorded_maps_give_the_scores_within_zones():
     assert heard[0] == (exact, [0, 1])
     assert heard[1] == (exact, [0, 1])
     assert heard[2] == ([pytest.approx(DARK / 25.5, abs=0.001)] * 4, [0])
+
+
+def test_zones_that_are_tried_give_the_events_that_they_would_give_in_force():
+    zones = Zones(masks=(((0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0)),))
+    scorer = detector()
+    scorer.bundle.manifest.shape.anomaly_map = (4, 4)
+    drawn = np.random.default_rng(2)
+    frames = []
+    for number in range(120):
+        pixels = drawn.integers(0, 60, (64, 64)).astype(np.uint8)
+        if 20 <= number < 40 or 70 <= number < 75:
+            pixels[:16, :16] = 200 + drawn.integers(0, 30)
+        if number % 10 == 0:
+            pixels[:16, 48:] = 255
+        frames.append(frame(number, 0, data=cv2.imencode(".png", pixels)[1].tobytes()))
+    without, within = Engine(scorer, keep_maps=True), Engine(scorer)
+    profile = make_profile(scorer, zones=zones)
+    within.use(lambda _camera, _at: profile)
+    expected = {
+        alert.data.event_id: alert.data.frames.last_offset
+        for alert in [a for outcome in within.process(frames) for a in outcome.alerts] + within.close_events()
+    }
+    scores = recorded(without.process(frames), without, with_map=True)
+    rule = scorer.bundle.manifest.event_rule
+    release = scorer.bundle.manifest.calibration.release_threshold
+    tried = Candidate("tried", 6.0, rule, release, in_zones=True)
+    _, events = replayed(scores, tried, zones=zones, bundle_digest=scorer.bundle.reference.digest)
+
+    assert len(events) == 2
+    assert {one.event_id: one.last.offset for one in events} == expected
 
 
 def test_frames_without_a_map_or_a_place_in_it_are_counted_and_passed_over():
