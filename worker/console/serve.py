@@ -37,6 +37,7 @@ def run_console(settings: ConsoleSettings) -> None:
         BundleError: The named bundle cannot be trusted.
     """
     require_fast_checksums()
+    _require_certificate(settings)
     rule = RuleInUse.of(settings)
     with held(settings.database), _listening(settings) as listener, _running(settings, rule) as app:
         server = uvicorn.Server(_server_config(settings, app))
@@ -48,6 +49,15 @@ def run_console(settings: ConsoleSettings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         server.run(sockets=[listener])
+
+
+def _require_certificate(settings: ConsoleSettings) -> None:
+    if settings.tls_certfile is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_certfile, settings.tls_keyfile)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"tls_certfile {settings.tls_certfile} or its key cannot be used: {error}") from error
 
 
 @contextmanager
@@ -100,14 +110,9 @@ def _listening(settings: ConsoleSettings) -> Iterator[socket.socket]:
 
 
 def _server_config(settings: ConsoleSettings, app: Any) -> uvicorn.Config:  # noqa: ANN401
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app, log_config=None, access_log=False, proxy_headers=False, server_header=False, lifespan="off",
         ws="none", timeout_graceful_shutdown=_STOP_SECONDS, h11_max_incomplete_event_size=64 * 1024,
         ssl_certfile=settings.tls_certfile and str(settings.tls_certfile),
         ssl_keyfile=settings.tls_keyfile and str(settings.tls_keyfile),
     )  # fmt: skip
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"tls_certfile {settings.tls_certfile} or its key cannot be used: {error}") from error
-    return config
