@@ -30,7 +30,8 @@ from deploy.bench import frame_records
 from deploy.broker import LocalBroker, Topic, create_topics, tied_to_parent
 from deploy.worker_process import python_command
 from worker.delivery import Delivery
-from worker.engine import Engine, IncomingFrame
+from worker.engine import Engine
+from worker.frames import IncomingFrame
 from worker.records import read_frame
 from worker.settings import KafkaSettings
 

@@ -29,7 +29,8 @@ from deploy.broker import LocalBroker
 from deploy.fault_row import Fault, Row, Stage
 from deploy.measured import table
 from deploy.worker_process import python_command
-from worker.engine import Engine, IncomingFrame
+from worker.engine import Engine
+from worker.frames import IncomingFrame
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "faults.md"
 OUT: Final = Path("faults-out")

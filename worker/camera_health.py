@@ -14,13 +14,12 @@ import numpy.typing as npt
 
 from contract.alert import HealthState
 from contract.event import EventTracker, Transition
-from contract.scene import Condition as SceneCondition
-from contract.scene import Scene
+from contract.scene import Condition, Scene
 from worker.health_rule import HealthRule
 from worker.profile import Terms
-from worker.state import Condition, Place, UnwellCamera
+from worker.state import FollowedCondition, Place, UnwellCamera
 
-_SEEN: Final[tuple[HealthState, ...]] = get_args(SceneCondition)
+_SEEN: Final[tuple[HealthState, ...]] = get_args(Condition)
 _SHOWS_NOTHING: Final = ("black", "overexposed", "covered")
 _THERE: Final = 0.5
 
@@ -136,9 +135,9 @@ class CameraHealth:
             if following is not None:
                 event = following.event
                 places = event.first - position, event.last - position
-                conditions.append(Condition(state, following.is_open, *places, one.first, one.last))
+                conditions.append(FollowedCondition(state, following.is_open, *places, one.first, one.last))
         if self._silent is not None:
-            conditions.append(Condition("silent", True, -1, -1, self._silent, self._silent))
+            conditions.append(FollowedCondition("silent", True, -1, -1, self._silent, self._silent))
         frames_unwell = max(0, self._unwell_until - position + 1)
         return UnwellCamera(camera_id, frames_unwell, tuple(conditions), terms) if conditions or frames_unwell else None
 

@@ -29,8 +29,9 @@ from contract.alert import Alert, AnyAlert, CameraAlert
 from contract.errors import BrokerUnavailableError, BundleError, FrameError, FramewatchError
 from contract.steady_consumer import UnreadableRecordError
 from worker.cameras import Cameras
-from worker.engine import Engine, IncomingFrame, Outcome, Work
+from worker.engine import Engine, Work
 from worker.fair_queue import FairQueue, Finished
+from worker.frames import IncomingFrame, Outcome
 from worker.kafka_clients import mapped_errors
 from worker.partitions import Losses, Progress
 from worker.pipeline import Pipeline
@@ -49,7 +50,8 @@ from worker.records import (
 )
 from worker.replay import Replay
 from worker.settings import WorkerSettings
-from worker.state import AHEAD_OFFSETS, unpack
+from worker.state import AHEAD_OFFSETS
+from worker.state_text import unpack
 from worker.telemetry import Metrics, Probes
 from worker.transactions import AbortedError, Transactions, Watch, is_member
 

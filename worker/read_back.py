@@ -9,7 +9,7 @@ from kafka import TopicPartition
 
 from contract.errors import FrameError
 from contract.steady_consumer import NoRecordsError, SteadyConsumer
-from worker.engine import IncomingFrame
+from worker.frames import IncomingFrame
 from worker.kafka_clients import mapped_errors, open_reader
 from worker.records import read_frame
 from worker.settings import KafkaSettings

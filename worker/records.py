@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from contract.alert import CONTENT_TYPE, AnyAlert, read_alert
 from contract.errors import FrameError
 from contract.kafka_source import CAMERA_ID, CAPTURED_AT_HEADER, MAX_TIME_DIGITS, captured_at_ms
-from worker.engine import IncomingFrame, Outcome
+from worker.frames import IncomingFrame, Outcome
 from worker.settings import KafkaSettings
 
 REASON_HEADER: Final = "framewatch-reason"

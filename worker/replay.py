@@ -12,7 +12,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 
 from contract.alert import Alert
-from worker.engine import IncomingFrame, Outcome
+from worker.frames import IncomingFrame, Outcome
 from worker.kafka_clients import mapped_errors, open_reader, require_topics
 from worker.records import camera_of
 from worker.replay_consumer import Stretch

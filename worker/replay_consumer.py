@@ -13,7 +13,7 @@ from kafka.structs import OffsetAndMetadata
 
 from contract.steady_consumer import UnreadableRecordError
 from worker.frames_consumer import FramesConsumer
-from worker.state import pack_clips_alone
+from worker.state_text import pack_clips_alone
 
 _POSITION_MS: Final = 1_000
 

@@ -10,7 +10,7 @@ import numpy as np
 from contract.alert import make_event_id
 from contract.event import Event, EventRule, EventTracker, rule_version
 from contract.scoring import SECONDS_A_DAY, FloatArray
-from worker.engine import NORMAL_SCORE
+from worker.followed import NORMAL_SCORE
 from worker.recorded_scores import ScoredFrame
 from worker.state import Place
 from worker.zones import Region, Zones, score_within

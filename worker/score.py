@@ -14,7 +14,8 @@ from contract.errors import ConfigError, FootageError
 from contract.frame import FrameLimits
 from contract.kafka_source import CAMERA_ID
 from worker.cores import Crew
-from worker.engine import Engine, IncomingFrame
+from worker.engine import Engine
+from worker.frames import IncomingFrame
 from worker.profile import BatchScorer
 
 COLUMNS = ("camera_id", "clip", "frame", "captured_at_ms", "anomaly_score", "threshold", "is_anomalous")

@@ -8,7 +8,8 @@ from contract.alert import Alert, alert_schema, make_event_id, utc
 from contract.errors import BundleError, ConfigError, FrameError
 from contract.manifest import open_bundle
 from contract.runtime import Detector, open_session
-from worker.engine import Engine, IncomingFrame
+from worker.engine import Engine
+from worker.frames import IncomingFrame
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -35,7 +35,8 @@ from worker.camera_settings import load_cameras
 from worker.recorded_scores import read_score
 from worker.records import capture_time_oddity, read_frame
 from worker.settings import WorkerSettings
-from worker.state import PartitionState, pack, unpack
+from worker.state import PartitionState
+from worker.state_text import pack, unpack
 from worker.zones import Zones
 
 PREPROCESSING = Preprocessing(height=32, width=48, motion="none")

@@ -11,7 +11,8 @@ from contract.frame import Preprocessing
 from contract.scene import SceneReference
 from tests.calibrations import made_calibration
 from tests.footage import room_pictures
-from worker.engine import Engine, IncomingFrame
+from worker.engine import Engine
+from worker.frames import IncomingFrame
 from worker.health_rule import HealthRule
 
 FAULTS = range(100, 140)

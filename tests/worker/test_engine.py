@@ -10,7 +10,8 @@ from contract.frame import Preprocessing
 from contract.scoring import Tail
 from tests.calibrations import made_calibration
 from worker.cores import Crew
-from worker.engine import CLIPS_AT_ONCE, Engine, IncomingFrame
+from worker.engine import CLIPS_AT_ONCE, Engine
+from worker.frames import IncomingFrame
 from worker.pictures import snapshot
 
 BRIGHT, DARK = 220, 40
@@ -312,7 +313,7 @@ def test_a_large_frame_of_a_pending_event_is_kept_small():
     for most in (10**6, 20_000):
         engine = Engine(detector(), picture_max_bytes=most)
         outcomes.append(engine.process([frame(0, 0, data=large), frame(1, 0, data=large)])[1])
-        kept.append(next(iter(engine._cameras.values())).peak)
+        kept.append(next(iter(engine._cameras.values())).followed.peak)
     assert [len(peak.data) for peak in kept] == [len(large), 0]
     assert kept[1].small is None or len(kept[1].small.base64) < 30_000
     whole, small = (outcome.alerts[0].data for outcome in outcomes)
@@ -337,7 +338,7 @@ def test_an_open_event_does_not_keep_its_batch_s_maps_alive():
     fake.score = remember
     engine = Engine(fake)
     engine.process([frame(i, BRIGHT, str(i)) for i in range(8)])
-    assert not any(np.shares_memory(maps[0], camera.peak.anomaly_map) for camera in engine._cameras.values())
+    assert not any(np.shares_memory(maps[0], camera.followed.peak.anomaly_map) for camera in engine._cameras.values())
 
 
 def test_ids_and_rule_version_tell_thresholds_and_rules_apart():

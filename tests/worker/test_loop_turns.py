@@ -13,7 +13,8 @@ from tests.worker.test_engine import BRIGHT, DARK, frame
 from tests.worker.test_loop import committed, lose, make, record, scrape
 from tests.worker.test_state import remembering_detector
 from worker import loop
-from worker.state import AHEAD_OFFSETS, unpack
+from worker.state import AHEAD_OFFSETS
+from worker.state_text import unpack
 
 CAMERAS, PARTITIONS, BATCH, FLOOD = 64, 6, 64, 20
 STILL = frame(0, DARK).data

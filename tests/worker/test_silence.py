@@ -10,7 +10,7 @@ from kafka import TopicPartition
 from contract.alert import read_alert
 from tests.worker.deployment import frames_of, terminate
 from tests.worker.test_loop import committed, make, record
-from worker.state import unpack
+from worker.state_text import unpack
 
 PART = TopicPartition("frames", 0)
 TURNS = 400

@@ -19,7 +19,8 @@ from tests.worker.test_engine import BRIGHT, DARK, detector, frame
 from worker.engine import READ_BACK_FRAMES, Engine
 from worker.profile import Terms
 from worker.settings import KafkaSettings
-from worker.state import AHEAD_OFFSETS, CameraState, PartitionState, Place, pack, unpack
+from worker.state import AHEAD_OFFSETS, CameraState, PartitionState, Place
+from worker.state_text import pack, unpack
 
 LIMIT = 4096
 BUNDLE = BundleReference(name="hall", version="2026-11-26", digest="sha256:" + "0123456789abcdef" * 4)

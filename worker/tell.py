@@ -1,0 +1,154 @@
+"""Alerts, made of what is known of a camera's event or of its health."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from contract.alert import (
+    Alert,
+    AnomalyData,
+    BundleReference,
+    CameraAlert,
+    CameraData,
+    FrameReference,
+    Picture,
+    StretchReference,
+    make_alert,
+    make_camera_alert,
+    make_event_id,
+)
+from contract.event import Event, Transition
+from contract.scoring import FloatArray, Severity, anomalous_area, anomalous_boxes
+from worker.camera_health import Told
+from worker.pictures import heat_map, snapshot
+from worker.profile import Terms
+from worker.state import Place
+from worker.zones import Region, map_within
+
+
+class Where(NamedTuple):
+    """Whose frames they are, and where they come from.
+
+    Attributes:
+        topic: Topic, or the clip's name.
+        partition: Partition.
+        camera_id: The camera.
+    """
+
+    topic: str
+    partition: int
+    camera_id: str
+
+
+@dataclass(slots=True)
+class Peak:
+    """The frame of an event's highest score.
+
+    Attributes:
+        data: As it came; empty where it was large.
+        small: Picture of a large one.
+        anomaly_map: Its map, float32 of shape (rows, columns), as far as it counts.
+    """
+
+    data: bytes
+    small: Picture | None
+    anomaly_map: FloatArray
+
+    @classmethod
+    def of(cls, data: bytes, anomaly_map: FloatArray, region: Region | None, max_bytes: int) -> "Peak":
+        """Keep of a peak the map, a copy, for it is a view that would keep its whole batch's, and the picture.
+
+        A large frame is made small at once, since each camera may have a peak pending.
+        """
+        counting = map_within(anomaly_map, region).copy()
+        return cls(data, None, counting) if len(data) <= max_bytes else cls(b"", snapshot(data, max_bytes), counting)
+
+    def snapshot(self, max_bytes: int) -> Picture | None:
+        """A small picture of the frame; None where there is none."""
+        return snapshot(self.data, max_bytes) if self.data else self.small
+
+
+class EventPlaces(NamedTuple):
+    """Where an event's frames stand.
+
+    Attributes:
+        first: Its first frame.
+        peak: That of the highest score.
+        last: Its last anomalous one so far.
+    """
+
+    first: Place
+    peak: Place
+    last: Place
+
+
+def tell_event(
+    where: Where, transition: Transition, event: Event, places: EventPlaces, terms: Terms,
+    rarity: tuple[float, Severity], peak: Peak | None, at_ms: int, max_bytes: int,
+) -> Alert:  # fmt: skip
+    """Make the alert of an event.
+
+    Args:
+        where: Whose it is.
+        transition: What happened.
+        event: As it stands.
+        places: Of its frames.
+        terms: Under which it is told.
+        rarity: P-value and severity of the peak.
+        peak: Its frame; None where there is no picture of it.
+        at_ms: Capture time of the frame at which it happened, ms since 1970.
+        max_bytes: Size up to which pictures travel.
+    """
+    first, highest, last = places
+    data = AnomalyData(
+        event_id=make_event_id(*where[:2], first.offset, where.camera_id, terms.bundle.digest, terms.rule_version),
+        camera_id=where.camera_id,
+        started_at_ms=first.captured_at_ms,
+        peak_at_ms=highest.captured_at_ms,
+        ended_at_ms=last.captured_at_ms if transition == "ended" else None,
+        peak_score=event.peak_score,
+        threshold=terms.threshold,
+        p_value=rarity[0],
+        severity=rarity[1],
+        anomalous_area_percent=anomalous_area(peak.anomaly_map, terms.threshold) if peak else 0.0,
+        boxes=tuple(anomalous_boxes(peak.anomaly_map, terms.threshold)) if peak else (),
+        heat_map=heat_map(peak.anomaly_map, terms.threshold, max_bytes) if peak else None,
+        snapshot=peak.snapshot(max_bytes) if peak else None,
+        frames=FrameReference(
+            topic=where.topic, partition=where.partition, first_offset=first.offset, peak_offset=highest.offset,
+            last_offset=last.offset,
+        ),
+        bundle=terms.bundle,
+        rule_version=terms.rule_version,
+    )  # fmt: skip
+    return make_alert(transition, event.updates, at_ms, data)
+
+
+def tell_health(
+    where: Where, told: Told, at_ms: int, bundle: BundleReference, rule_version: str, data: bytes | None, max_bytes: int
+) -> CameraAlert:
+    """Make the alert of a camera's health.
+
+    Args:
+        where: Whose it is.
+        told: What became of a condition.
+        at_ms: Capture time of the frame at which it is said, ms since 1970.
+        bundle: Whose usual picture frames were compared with.
+        rule_version: Of the rule for this condition.
+        data: The frame at which it is said; None where no picture is to travel.
+        max_bytes: Size up to which it does.
+    """
+    first, last, is_over = told.first, told.last, told.transition == "ended"
+    said = CameraData(
+        event_id=make_event_id(*where[:2], first.offset, where.camera_id, bundle.digest, rule_version),
+        camera_id=where.camera_id,
+        state=told.state,
+        started_at_ms=first.captured_at_ms,
+        ended_at_ms=last.captured_at_ms if is_over else None,
+        snapshot=snapshot(data, max_bytes) if data and not is_over else None,
+        frames=StretchReference(
+            topic=where.topic, partition=where.partition, first_offset=first.offset, last_offset=last.offset
+        ),
+        bundle=bundle,
+        rule_version=rule_version,
+    )
+    return make_camera_alert(at_ms, said)
