@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -191,6 +192,25 @@ def test_a_replay_that_is_killed_goes_on(room, live_room, delivery):
     if delivery == "exactly_once":
         room.read("replayed alerts", len(live_room.alerts))
         room.read("replayed scores", len(live_room.scores))
+
+
+@broker_test
+@pytest.mark.slow
+def test_workers_that_share_a_replay_all_end_and_tell_all_of_it(room, live_room):
+    room.set(batch={"max_frames": 2, "commit_interval_ms": 50})
+    until = live_room.began_ms + len(live_room.frames) * FRAME_MS
+    with room.log.open("ab") as log, ExitStack() as stack:
+        children = [
+            stack.enter_context(
+                subprocess.Popen(command(room, "--to", until), cwd=ROOT, stderr=log, stdout=subprocess.PIPE)
+            )
+            for _ in range(2)
+        ]
+        said = [child.communicate(timeout=200)[0].decode() for child in children]
+    assert [child.returncode for child in children] == [0, 0], room.log.read_text()[-2000:]
+    assert not any(one.startswith("stopped") for one in said)
+    assert_equal_alerts(told_on(room, "replayed alerts"), live_room.alerts)
+    assert scores_on(room, "replayed scores") == pytest.approx(live_room.scores, abs=1e-4)
 
 
 @broker_test
