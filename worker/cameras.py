@@ -88,9 +88,9 @@ class Cameras:
         Raises:
             FrameError: Frames of this camera are not scored.
         """
+        self.require(camera_id)
         known = self._known.get(camera_id)
         if known is None:
-            self.require(camera_id)
             assert self._default is not None  # noqa: S101 - required
             return self._default
         if known.schedule:

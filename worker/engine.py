@@ -264,6 +264,7 @@ class Engine:
             for frame, one in zip(work.frames, work.decoded, strict=True):
                 if isinstance(one, FrameError):
                     outcome = Outcome(frame, error=one) if is_wanted(frame) else None
+                    self.note_heard(frame)
                 else:
                     scored = next(scores)
                     outcome = self._outcome(one, frame, *scored) if is_wanted(frame) else None
@@ -272,27 +273,34 @@ class Engine:
         self._followed = work.number
         return outcomes
 
-    def find_silent(self, topic: str, partition: int, listening_since: float) -> list[CameraAlert]:
+    def note_heard(self, frame: IncomingFrame) -> None:
+        """Note that a frame came, though it is not scored, for `find_silent`; to be called as `follow` is."""
+        with self._cameras_lock:
+            camera = self._cameras.get(Where(frame.topic, frame.partition, frame.camera_id))
+        if camera is not None:
+            camera.followed.heard_at = self._clock()
+
+    def find_silent(self, topic: str, partition: int, since: float, until: float) -> list[CameraAlert]:
         """Say which cameras of a partition sent nothing for `HealthRule.silent_seconds`; to be called as `follow` is.
 
         Args:
             topic: Topic.
             partition: Partition.
-            listening_since: Since when whatever comes to it is followed at once, monotonic seconds.
+            since: Since when whatever comes to it is followed at once, monotonic seconds.
+            until: Up to when all that came was followed before this is called.
         """
         alerts: list[CameraAlert] = []
         patience = self._means.health_rule.silent_seconds
         if not patience:
             return alerts
-        now = self._clock()
         for followed in self._followed_at(topic, partition):
             last = followed.last
-            if last is None or now - max(followed.heard_at, listening_since) < patience:
+            if last is None or until - max(followed.heard_at, since) < patience:
                 continue
             try:
                 terms = self._profile_of(followed.where.camera_id, last.captured_at_ms).terms
             except FrameError:
-                # Its frames are not scored any more.
+                # Its frames are turned away since settings were loaded anew: it may well send some.
                 continue
             alert = followed.fall_silent(terms)
             alerts += [alert] if alert is not None else []

@@ -202,18 +202,20 @@ class Followed:
         """Go on with an event that another engine followed; to be called before the first frame."""
         event = state.following.event
         self._terms, self._resumed = state.terms, state
-        self._tracker = _tracker(EventRule(), state.terms.threshold, state.terms.threshold, state.following)
         # What a frame's score depends on matters for the peak alone.
         self._reached = {
             event.first: Reached(state.first, state.first.offset),
             event.last: Reached(state.last, state.last.offset),
             event.peak: Reached(state.peak, state.peak_from),
         }
+        # After what goes with it: `state` may be under way for a batch from before the partition was lost.
+        self._tracker = _tracker(EventRule(), state.terms.threshold, state.terms.threshold, state.following)
 
     def resume_health(self, state: UnwellCamera) -> None:
         """Go on with its health."""
-        self._terms = state.terms
         self._health.resume(state)
+        # From here on `state` looks at its health.
+        self._terms = state.terms
 
     def resume_warm_up(self, state: WarmUpState) -> None:
         """Go on with its warm-up, or with the thresholds that came of it."""
@@ -255,9 +257,10 @@ class Followed:
         if before is detector:
             return
         self._health.scene = self._means.scene(detector)
-        self._health.frames_before = frames_needed(detector)
-        if before is not None and not take_the_same(before, detector):
-            self.recent = deque(maxlen=frames_needed(detector))
+        most = self._health.frames_before = frames_needed(detector)
+        # What was read back may be of a bundle that no frame was followed under yet.
+        if self.recent.maxlen != most or (before is not None and not take_the_same(before, detector)):
+            self.recent = deque(maxlen=most)
 
     def _warms_up(self, frame: IncomingFrame, score: float, profile: Profile) -> bool:
         """Have a frame that counts set the camera's thresholds; says whether it does so."""

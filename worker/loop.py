@@ -124,10 +124,12 @@ class _Listened(NamedTuple):
 
     Attributes:
         since: Since when, monotonic seconds.
+        until: Until when; what came later may still be under way.
         finished: How far it is finished.
     """
 
     since: float
+    until: float
     finished: Finished
 
 
@@ -293,7 +295,8 @@ class WorkerLoop:
         is_due = self._clock() - self._committed_at >= self._settings.batch.commit_interval_ms / 1000
         is_commit = is_due and self._transactions is not None and self._transactions.is_open
         cameras = self._reloaded()
-        listened = self._listen()
+        # Without a membership, what is told goes into no transaction.
+        listened = self._listen() if self._may_take else {}
         if records or self._gone or self._begun or is_commit or cameras is not None or listened:
             gone, self._gone, begun, self._begun = self._gone, set(), self._begun, {}
             size = sum(record_bytes(record) for record in records)
@@ -326,7 +329,7 @@ class WorkerLoop:
             if is_answered and self._is_read(partition)
         }
         return {
-            partition: _Listened(since, self._queue.finished(partition).at_least(finished[partition]))
+            partition: _Listened(since, now, self._queue.finished(partition).at_least(finished[partition]))
             for partition, since in self._listening.items()
             if now - since >= patience
         }
@@ -578,9 +581,9 @@ class WorkerLoop:
 
     def _find_silent(self, batch: "_Batch", tenures: dict[TopicPartition, int]) -> list[CameraAlert]:
         alerts: list[CameraAlert] = []
-        for partition, (since, finished) in batch.listened.items():
+        for partition, (since, until, finished) in batch.listened.items():
             if batch.counts_of(partition, tenures):
-                found = self._engine.find_silent(partition.topic, partition.partition, since)
+                found = self._engine.find_silent(partition.topic, partition.partition, since, until)
                 alerts += found
                 # What is kept of the cameras changed, and is to be committed.
                 batch.finished |= {partition: finished} if found and partition not in batch.finished else {}
@@ -592,6 +595,8 @@ class WorkerLoop:
         """Say what a batch's scores tell, and which of its records are of no camera: what is to be told of."""
         outcomes = self._engine.follow(batch.work, lambda frame: batch.counts(batch.origin[id(frame)], tenures))
         letters = [letter for letter in batch.letters if batch.counts(letter[0], tenures)]
+        for frame in batch.late:
+            self._engine.note_heard(frame)
         if self._replay is not None:
             outcomes = [outcome for outcome in outcomes if self._replay.holds(outcome.frame)]
             letters = [letter for letter in letters if self._replay.holds(letter[0])]

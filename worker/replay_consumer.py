@@ -128,6 +128,9 @@ class ReplayConsumer(FramesConsumer):
             # What is behind would be fetched in place of what other partitions still have to give.
             self._read.add(partition)
             self.pause(partition)
+        else:
+            # It was lost since it was read, and came back with less of it committed.
+            self._read.discard(partition)
         return kept
 
     def _begin(self, error: NoOffsetForPartitionError) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from contract.alert import BundleReference, CameraAlert
+from contract.errors import FrameError
 from contract.event import EventRule
 from contract.frame import Preprocessing
 from contract.scene import SceneReference
@@ -14,6 +15,7 @@ from tests.footage import room_pictures
 from worker.engine import Engine
 from worker.frames import IncomingFrame
 from worker.health_rule import HealthRule
+from worker.state import PartitionState, pack
 
 FAULTS = range(100, 140)
 RULE = HealthRule(min_frames=8, gap_frames=16, frozen_frames=30)
@@ -232,19 +234,30 @@ def test_a_camera_that_sends_nothing_is_told_of_once_and_once_more_when_it_is_he
     frames = list(incoming(room, lambda picture, _number: picture))[:20]
     engine.process(frames[:10])
     at[0] += 59
-    assert engine.find_silent("frames", 0, 0.0) == []
+    assert engine.find_silent("frames", 0, 0.0, at[0]) == []
     at[0] += 1
-    assert engine.find_silent("frames", 1, 0.0) == []
+    assert engine.find_silent("frames", 1, 0.0, at[0]) == []
     # What was fetched late is no silence.
-    assert engine.find_silent("frames", 0, at[0] - 59) == []
-    (started,) = engine.find_silent("frames", 0, 0.0)
-    assert engine.find_silent("frames", 0, 0.0) == []
+    assert engine.find_silent("frames", 0, at[0] - 59, at[0]) == []
+    (started,) = engine.find_silent("frames", 0, 0.0, at[0])
+    assert engine.find_silent("frames", 0, 0.0, at[0]) == []
     assert started.type == "framewatch.camera.silent.v1"
     assert (started.data.started_at_ms, started.data.ended_at_ms) == (40 * 9, None)
     assert started.time.timestamp() == 0.36 + 60
     (ended,) = told(engine, frames[10:])
     assert (ended.data.event_id, ended.data.ended_at_ms) == (started.data.event_id, 400)
     assert ended.data.frames.first_offset, ended.data.frames.last_offset == (27, 30)
+
+
+def test_what_came_after_the_worker_listened_is_no_silence_however_long_it_is_under_way(room, detector):
+    at = [1000.0]
+    engine = silent_engine(detector, at)
+    engine.process(list(incoming(room, lambda picture, _number: picture))[:10])
+    at[0] += 59
+    listened_until = at[0]
+    at[0] += 100
+    assert engine.find_silent("frames", 0, 0.0, listened_until) == []
+    assert len(engine.find_silent("frames", 0, 0.0, listened_until + 1)) == 1
 
 
 def test_silence_goes_on_under_another_engine(room, detector):
@@ -264,14 +277,33 @@ def test_silence_goes_on_under_another_engine(room, detector):
     at[0] += 100
     # Whoever goes on has not listened for long.
     engine = gone_on(engine)
-    assert engine.find_silent("frames", 0, at[0]) == []
+    assert engine.find_silent("frames", 0, at[0], at[0]) == []
     at[0] += 60
-    (started,) = engine.find_silent("frames", 0, 0.0)
+    (started,) = engine.find_silent("frames", 0, 0.0, at[0])
     engine = gone_on(engine)
     at[0] += 1000
-    assert engine.find_silent("frames", 0, 0.0) == []
+    assert engine.find_silent("frames", 0, 0.0, at[0]) == []
     (ended,) = told(engine, frames[10:])
     assert ended.data.event_id == started.data.event_id
+
+
+@pytest.mark.parametrize("is_read_back", [False, True])
+def test_a_camera_whose_frames_are_turned_away_is_not_silent(room, detector, is_read_back):
+    at = [1000.0]
+    frames = list(incoming(room, lambda picture, _number: picture))[:10]
+    engine = silent_engine(detector, at)
+    if is_read_back:
+        text = pack(PartitionState(0), 30, LIMIT)[0]
+        engine.restore("frames", 0, text, 30, lambda _first, _end: iter(frames))
+    else:
+        engine.process(frames)
+
+    def refuse(_camera, _at_ms):
+        raise FrameError("camera_not_allowed", "no frames of it are scored any more")
+
+    engine.use(refuse)
+    at[0] += 100
+    assert engine.find_silent("frames", 0, 0.0, at[0]) == []
 
 
 def test_what_looks_well_is_looked_at_now_and_then_and_the_same_frames_again():

@@ -104,9 +104,10 @@ def test_allowed_cameras_bound_the_known_ones_too(bundles, tmp_path):
     cameras = resolved(bundles, tmp_path, "hall:\nyard:\n", allowed_cameras=("hall",))
 
     assert cameras.admits("hall")
-    with pytest.raises(FrameError) as refused:
-        cameras.require("yard")
-    assert refused.value.reason == "camera_not_allowed"
+    for ask in (lambda: cameras.require("yard"), lambda: cameras.profile("yard", NOON)):
+        with pytest.raises(FrameError) as refused:
+            ask()
+        assert refused.value.reason == "camera_not_allowed"
 
 
 def test_late_frames_are_as_the_camera_says_or_as_the_settings_do(bundles, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from contract.event import EventRule
 from contract.frame import Preprocessing
 from tests.worker.test_engine import BRIGHT, DARK, detector, frame
+from tests.worker.test_state import remembering_detector
 from worker.engine import Engine
 from worker.profile import make_profile
 from worker.zones import Zones
@@ -146,6 +147,28 @@ def test_an_engine_goes_on_where_another_ended_under_every_profile():
         after = engine_of(schedule_of_two)
         after.restore("frames", 0, text, cut, lambda first, end: iter(frames[first:end]))
         assert told(after.process(frames[cut:])) == told(expected[cut:])
+
+
+def test_an_engine_goes_on_twice_where_bundles_with_clips_of_other_lengths_take_turns():
+    """Scores depend on whole clips; the first engine ends where the bundle changes, the second one anywhere."""
+    long, short = named("a", remembering_detector()), named("b")
+
+    def by_turns(_camera, at):
+        return make_profile(long if (at // 7000) % 2 else short)
+
+    drawn = np.random.default_rng(1)
+    frames = [frame(i, int(level)) for i, level in enumerate(drawn.integers(DARK, BRIGHT, 30))]
+    expected = [outcome.anomaly_score for outcome in engine_of(by_turns).process(frames)]
+    for first in range(1, 28):
+        for second in range(first + 1, 29):
+            engine, scores, at = engine_of(by_turns), [], 0
+            for cut in (first, second, len(frames)):
+                scores += [outcome.anomaly_score for outcome in engine.process(frames[at:cut])]
+                at = cut
+                text, _ = engine.state("frames", 0, at, LIMIT)
+                engine = engine_of(by_turns)
+                engine.restore("frames", 0, text, at, lambda begin, end: iter(frames[begin:end]))
+            assert scores == pytest.approx(expected), (first, second)
 
 
 WARM = 400

@@ -20,9 +20,10 @@ from deploy.broker import Topic, create_topics
 from tests.worker.deployment import ROOT, frames_of, terminate, wait_until
 from tests.worker.test_engine import BRIGHT
 from tests.worker.test_loop import make, record
+from worker.frames_consumer import FramesConsumer
 from worker.kafka_clients import open_consumer, open_producer
 from worker.replay import Replay, find_replay
-from worker.replay_consumer import Stretch
+from worker.replay_consumer import ReplayConsumer, Stretch
 from worker.replay_range import ReplayRange, own_names
 from worker.settings import KafkaSettings
 
@@ -328,6 +329,32 @@ def test_what_retention_deleted_of_a_range_is_warned_of(frames_topic, caplog):
     assert not caplog.records
     find_replay(frames_topic, ReplayRange(began_ms + 4, None))
     assert [(line.offset, line.partition) for line in caplog.records] == [(3, 0)]
+
+
+def test_a_stretch_that_was_read_is_read_again_where_it_came_back_unfinished(monkeypatch):
+    """Another worker had the partition, and was killed; then more waits of it than there is room for."""
+    part = TopicPartition("frames", 0)
+    polls, resting = [], set()
+    for name, call in {
+        "__init__": lambda self, **_configs: None,
+        "poll": lambda self, *_wanted: {part: [record(offset) for offset in polls.pop()]},
+        "assignment": lambda self: {part},
+        "pause": lambda self, *parts: resting.update(parts),
+        "resume": lambda self, *parts: resting.difference_update(parts),
+    }.items():
+        monkeypatch.setattr(FramesConsumer, name, call)
+    consumer = ReplayConsumer({part: Stretch(0, 0, 10)})
+    polls.append(range(5, 12))
+    assert [one.offset for one in consumer.poll()[part]] == list(range(5, 10))
+    consumer.resume(part)
+    assert resting == {part}
+    # A partition that is assigned anew is not paused.
+    resting.clear()
+    polls.append(range(2, 6))
+    consumer.poll()
+    consumer.pause(part)
+    consumer.resume(part)
+    assert resting == set()
 
 
 def test_frames_before_a_range_are_followed_and_not_told_of():

@@ -1,11 +1,13 @@
 """Cameras that send nothing are told of, once, and what keeps the worker from hearing them is no silence."""
 
+import itertools
 import json
 import os
 import signal
 
 import pytest
 from kafka import TopicPartition
+from kafka.structs import ConsumerGroupMetadata, MemberState
 
 from contract.alert import read_alert
 from tests.worker.deployment import frames_of, terminate
@@ -48,6 +50,46 @@ def test_silence_and_what_is_kept_of_it_are_one_transaction():
 
     assert [alert.type for alert in alerts] == ["framewatch.camera.silent.v1"]
     assert unpack(made.source.states[PART], 2).unwell
+
+
+def test_silence_that_begins_while_the_group_is_joined_anew_is_told_after_it():
+    member = ConsumerGroupMetadata("group", 1, "me", None, MemberState.STABLE)
+    joining = member._replace(generation_id=-1, member_id="", state=MemberState.REBALANCING)
+
+    def join_anew(made):
+        asked = itertools.count()
+        made.source.group_metadata = lambda: joining if 5 < next(asked) < TURNS // 2 else member
+
+    made, alerts = heard([record(0), record(1)], fails=[], prepare=join_anew)
+
+    assert [alert.type for alert in alerts] == ["framewatch.camera.silent.v1"]
+    assert unpack(made.source.states[PART], 2).unwell
+
+
+LATE = {"policy": "skip_to_fresh", "max_age_seconds": 5}
+
+
+@pytest.mark.parametrize(
+    ("change", "more"),
+    [({"value": b"no"}, {}), ({"headers": [("captured-at-ms", b"1000000000000")]}, {"late": LATE})],
+    ids=["dead letters", "late"],
+)
+def test_a_camera_of_which_frames_come_that_are_not_scored_is_not_silent(change, more):
+    """One goes on sending what is not scored, the other one nothing."""
+    records = [record(0), record(1, key=b"yard")]
+
+    def go_on_sending(made):
+        stop_at_last = made.source.on_empty
+
+        def send_another():
+            stop_at_last()
+            records.append(record(len(records), **change))
+            made.source.waiting.append(records[-1])
+
+        made.source.on_empty = send_another
+
+    _, alerts = heard(records, prepare=go_on_sending, **more)
+    assert [alert.subject for alert in alerts] == ["yard"]
 
 
 def no_answer(made):

@@ -3,6 +3,7 @@ import dataclasses
 import itertools
 import json
 import random
+import sys
 import zlib
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from tests.worker.test_engine import BRIGHT, DARK, detector, frame
 from worker.engine import READ_BACK_FRAMES, Engine
 from worker.profile import Terms
 from worker.settings import KafkaSettings
-from worker.state import AHEAD_OFFSETS, CameraState, PartitionState, Place
+from worker.state import AHEAD_OFFSETS, CameraState, FollowedCondition, PartitionState, Place, UnwellCamera
 from worker.state_text import pack, unpack
 
 LIMIT = 4096
@@ -265,6 +266,41 @@ def test_an_engine_goes_on_where_another_was_ahead_of_the_committed_offset(make)
         after = Engine(make())
         after.restore("frames", 0, text, next_offset, lambda first, end: iter(frames[first:end]))
         assert told(after.process(turns[cut:])) == told(expected[cut:])
+
+
+def test_a_state_that_is_written_while_another_thread_restores_it_is_a_whole_one():
+    """As where a batch from before a partition was lost is published while what came back is restored."""
+    frames = some_footage()[:66]
+    places = Place(20, 0), Place(60, 0)
+    conditions = tuple(FollowedCondition(name, True, -40, -1, *places) for name in ("frozen", "moved", "infrared"))
+    engine = Engine(remembering_detector())
+    engine.process(frames)
+    written = unpack(engine.state("frames", 0, len(frames), LIMIT)[0], len(frames))
+    with_health = UnwellCamera("yard", 3, conditions, written.cameras[0].terms)
+    written = dataclasses.replace(written, unwell=(with_health,))
+    text = pack(written, len(frames), LIMIT)[0]
+    after = Engine(remembering_detector())
+    found = []
+
+    def look(one, event, _argument):
+        if one.f_code.co_name not in ("_resume", "resume_event", "resume_health", "resume"):
+            return None
+        if event == "line":
+            sys.settrace(None)
+            found.append(unpack(after.state("frames", 0, len(frames), LIMIT)[0], len(frames)))
+            sys.settrace(look)
+        return look
+
+    sys.settrace(look)
+    try:
+        after.restore("frames", 0, text, len(frames), lambda first, end: iter(frames[first:end]))
+    finally:
+        sys.settrace(None)
+
+    assert len(written.cameras) == 2
+    assert len(found) > 20
+    assert {one for state in found for one in state.cameras} == set(written.cameras)
+    assert {one for state in found for one in state.unwell} == set(written.unwell)
 
 
 def test_a_state_passes_through_many_hands():
