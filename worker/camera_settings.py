@@ -169,7 +169,7 @@ def load_cameras(path: Path) -> dict[str, CameraSettings]:
         ConfigError: There is nothing, a file is no YAML, a camera id is none, or a setting is wrong.
     """
     files = camera_files(path)
-    if not path.is_dir():
+    if files == [path]:
         return _checked(path, read_yaml(path))
     cameras: dict[str, CameraSettings] = {}
     for file in files:
@@ -183,11 +183,11 @@ def camera_files(path: Path) -> list[Path]:
     """Name the files that `load_cameras` reads.
 
     Raises:
-        ConfigError: There is nothing, or a folder holds none.
+        ConfigError: It cannot be looked at, or a folder holds none.
     """
-    if not path.is_dir():
-        return [path]
     try:
+        if not path.is_dir():
+            return [path]
         # What Kubernetes mounts has hidden folders beside its files.
         files = sorted(one for one in path.iterdir() if one.suffix in _SUFFIXES and not one.name.startswith("."))
     except OSError as error:

@@ -227,7 +227,7 @@ class Followed:
         return self._profile
 
     def _take_profile(self, given: Profile, at_ms: int) -> list[AnyAlert]:
-        """Go on under a profile; what was followed under other terms ends."""
+        """Go on under a profile; what was followed under other terms ends, and an event too where a warm-up begins."""
         if given is self._given:
             return []
         own = given
@@ -241,7 +241,7 @@ class Followed:
         if self._terms is not None and self._terms.bundle != own.terms.bundle:
             alerts += self._close_health(at_ms)
         following = self.following
-        if self._terms is not None and self._terms != own.terms:
+        if self._terms is not None and (self._terms != own.terms or own.warm_up_frames):
             alerts += self._close_event(at_ms)
             following = None
             self._reached.clear()

@@ -112,7 +112,7 @@ def make_profile(
         false_events_per_day: Budget of a camera, which sets the threshold where none is given.
 
     Raises:
-        ValueError: The zones leave nothing.
+        ValueError: The zones leave nothing, or the rule asks for more frames than a warm-up can tell of.
     """
     manifest = detector.bundle.manifest
     calibration = manifest.calibration
@@ -122,6 +122,10 @@ def make_profile(
     release = min(calibration.release_threshold, threshold)
     rule = event_rule.over(manifest.event_rule) if isinstance(event_rule, EventRuleChanges) else event_rule
     rule = rule or manifest.event_rule
+    least = 2 * rule.min_frames
+    if 0 < warm_up_frames < least:
+        # Half of its blocks, at the least, have to show a level that so many frames hold.
+        raise ValueError(f"warm_up_frames {warm_up_frames} must be at least {least}, twice the rule's min_frames")
     region = zones.region(manifest.shape.anomaly_map) if zones is not None else None
     terms = _terms(detector, rule, threshold, release, region)
     budget = calibration.false_events_per_day if false_events_per_day is None else false_events_per_day

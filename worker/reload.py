@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from contract.errors import ConfigError, FramewatchError
+from contract.errors import ConfigError
 from contract.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from worker.camera_settings import camera_files
 from worker.cameras import Cameras
@@ -63,6 +63,8 @@ class Reloader:
         self._new: Cameras | None = None
         self._asked = threading.Event()
         self._ended = False
+        # Why the last reload was refused, if it was.
+        self._refused: str | None = None
         self._seen = self._tried = self._signature()
         self._thread = threading.Thread(target=self._watch, name="reload", daemon=True)
         self._handler: Any = None
@@ -76,14 +78,20 @@ class Reloader:
     def look(self, *, asked: bool = False) -> None:
         """Load anew what changed, once it is the same in two looks, or at once where that is asked for."""
         before, self._seen = self._seen, self._signature()
-        if not asked and (self._seen == self._tried or self._seen != before):
+        # What was refused is tried again: what it names may have come since.
+        is_new = self._seen != self._tried or self._refused is not None
+        if not asked and (not is_new or self._seen != before):
             return
         self._tried = self._seen
         try:
             self._reload()
-        except FramewatchError as error:
-            _log.error("not reloaded, all stays as it was: %s", error)
-            self._on_reload(None)
+        except Exception as error:  # noqa: BLE001 - a thread that ended would see no later change
+            if asked or str(error) != self._refused:
+                _log.error("not reloaded, all stays as it was: %s", error)
+                self._on_reload(None)
+            self._refused = str(error)
+        else:
+            self._refused = None
 
     def __enter__(self) -> "Reloader":
         # Where a terminal is closed, SIGHUP says so, and ends the process.

@@ -102,9 +102,9 @@ class Metrics:
         return camera_id
 
     def forget(self, partitions: Iterable[int]) -> None:
-        """Report no lag of partitions that were lost, nor what waits of them."""
+        """Report nothing of partitions that were lost: no lag, nothing that waits or is left out."""
         for number in partitions:
-            for gauge in (self.lag, self.waiting, self.paused):
+            for gauge in (self.lag, self.waiting, self.paused, self.state_left_out):
                 with contextlib.suppress(KeyError):
                     gauge.remove(str(number))
 

@@ -25,6 +25,7 @@ BLOCKS: Final = 40
 _BINS_A_UNIT: Final = 20
 _MOST_BIN: Final = 40 * _BINS_A_UNIT
 _MOST_FRAMES_PER_SECOND: Final = 1000.0
+_LONGEST_GAP_MS: Final = 60_000
 
 
 class Seen(NamedTuple):
@@ -32,7 +33,7 @@ class Seen(NamedTuple):
 
     Attributes:
         frames: That were seen.
-        first_ms: Capture time of the first, ms since 1970.
+        first_ms: Capture time of the first, ms since 1970; later by what gaps lasted beyond a minute.
         last_ms: Of the last.
         recent: Last scores, as many as an event needs, without the one that is to come.
         highest: Highest level of the block under way; None before there is one.
@@ -98,7 +99,7 @@ class WarmUp:
         if levels and frames % _block_frames(given) == 0:
             levels, maxima = [], (*maxima, max(levels))
         self._histogram[max(-_MOST_BIN, min(round(score * _BINS_A_UNIT), _MOST_BIN))] += 1
-        first_ms = seen.first_ms if seen.frames else captured_at_ms
+        first_ms = _first_ms(seen, captured_at_ms)
         kept = recent[-(needed - 1) :] if needed > 1 else ()
         self.seen = Seen(frames, first_ms, captured_at_ms, kept, max(levels) if levels else None, maxima)
         if frames >= given.warm_up_frames:
@@ -128,6 +129,15 @@ class WarmUp:
         # Clocks that stand still or jump tell no rate.
         believable = 0 < rate <= _MOST_FRAMES_PER_SECOND
         return rate if believable else given.detector.bundle.manifest.calibration.frames_per_second
+
+
+def _first_ms(seen: Seen, captured_at_ms: int) -> int:
+    if not seen.frames:
+        return captured_at_ms
+    # A clock that was set, or hours without a frame, would tell a rate that lets a threshold be far too low.
+    gap_ms = captured_at_ms - seen.last_ms
+    beyond_ms = gap_ms - min(max(gap_ms, -_LONGEST_GAP_MS), _LONGEST_GAP_MS)
+    return max(0, min(seen.first_ms + beyond_ms, captured_at_ms))
 
 
 def _block_frames(given: Profile) -> int:

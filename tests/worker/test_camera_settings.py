@@ -60,6 +60,11 @@ def test_what_is_wrong_is_refused_in_one_line_that_names_it(tmp_path: Path, text
     assert len(str(refused.value).splitlines()) == 1
 
 
+def test_a_place_that_cannot_be_looked_at_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: File name too long"):
+        load_cameras(tmp_path / ("x" * 300))
+
+
 def test_an_empty_folder_and_a_camera_named_twice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no"):
         load_cameras(tmp_path)

@@ -8,6 +8,7 @@ from contract.errors import BundleError, ConfigError, FrameError
 from tests.worker.test_engine import detector
 from worker.cameras import Resolver
 from worker.settings import WorkerSettings
+from worker.warm_up import WarmUp
 
 EVENING = 1_795_806_000_000  # 2026-11-27 19:00 UTC, 20:00 in Berlin
 NOON = EVENING - 7 * 3_600_000
@@ -98,6 +99,21 @@ def test_unknown_cameras_are_taken_warmed_up_or_refused(bundles, tmp_path):
         with pytest.raises(FrameError, match="new") as refused:
             ask()
         assert refused.value.reason == "camera_unknown"
+
+
+@pytest.mark.parametrize("min_frames", [200, 201])
+def test_a_warm_up_that_would_never_end_is_refused(bundles, tmp_path, min_frames):
+    def warming():
+        rule = {"min_frames": min_frames}
+        return resolved(bundles, tmp_path, unknown_cameras="warm_up", warm_up_frames=400, event_rule=rule)
+
+    if min_frames > 200:
+        with pytest.raises(ConfigError, match="settings: warm_up_frames 400 must be at least 402"):
+            warming()
+        return
+    given = warming().profile("new", NOON)
+    warm_up = WarmUp(given.terms)
+    assert [warm_up.add(1.0, 100 * number, given) for number in range(400)] == [False] * 399 + [True]
 
 
 def test_allowed_cameras_bound_the_known_ones_too(bundles, tmp_path):

@@ -10,7 +10,7 @@ from worker.settings import KafkaSettings
 )
 def test_no_fetch_keeps_a_frame_longer_than_a_batch_may_wait(monkeypatch, gathering_ms, waits_ms, gathers):
     opened = {}
-    monkeypatch.setattr(kafka_clients, "FramesConsumer", lambda _begin_at, **configs: opened.update(configs))
+    monkeypatch.setattr(kafka_clients, "FramesConsumer", lambda **configs: opened.update(configs))
     kafka = KafkaSettings()
     open_consumer(kafka, gathering_ms)
     assert opened["fetch_max_wait_ms"] == waits_ms

@@ -324,7 +324,8 @@ def test_what_was_fetched_before_a_loss_is_not_skipped_where_nothing_was_ever_co
 
     made.source.poll = poll
     made.loop.run()
-    assert scored_offsets(made) == list(range(6))
+    # The first two may be told, and not be noted yet, when the partition is lost: then they are once more.
+    assert scored_offsets(made) in (list(range(6)), [0, 1, *range(6)])
 
 
 @pytest.mark.parametrize("ever_committed", [False, True])

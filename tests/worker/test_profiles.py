@@ -229,6 +229,17 @@ def test_a_camera_warms_up_anew_under_another_bundle():
     assert not any(outcome.counts for outcome in outcomes[WARM + 22 :])
 
 
+def test_an_open_event_ends_where_a_warm_up_begins():
+    rule = EventRule(min_frames=2, gap_frames=1000, update_rise=0.5, update_frames=1)
+    before = make_profile(named("a"), event_rule=rule)
+    after = make_profile(named("a"), event_rule=rule, warm_up_frames=WARM)
+    assert before.terms == after.terms
+    engine = engine_of(lambda _camera, at: before if at < 4000 else after)
+    alerts = told(engine.process([frame(i, BRIGHT if 0 < i < 4 else DARK + i % 2) for i in range(WARM + 10)]))
+    assert [kind for kind, _ in alerts] == ["started", "ended"]
+    assert alerts[1][1].data.frames.last_offset == 3
+
+
 def test_many_cameras_that_warmed_up_fit_into_what_a_broker_takes():
     profile = warming()
     engine = engine_of(lambda _camera, _at: profile)

@@ -107,6 +107,20 @@ def test_what_is_refused_changes_nothing_and_is_said_once(made, caplog, settings
     assert made.reloader.take().settings.threshold == 4
 
 
+def test_what_was_refused_is_taken_once_what_it_names_is_there(made):
+    made.write(threshold=3)
+    made.refuses = True
+    for _ in range(3):
+        made.reloader.look()
+    made.refuses = False
+    made.reloader.look()
+    made.reloader.look()
+
+    assert made.reloader.take().settings.threshold == 3
+    assert made.taken[0] is None
+    assert len(made.taken) == 2
+
+
 @pytest.mark.parametrize("change", ["cameras", "another camera", "bundle"])
 def test_cameras_and_bundles_are_looked_at_too(made, change):
     cameras = made.folder / "cameras"

@@ -96,6 +96,26 @@ def test_clocks_that_tell_no_rate_leave_the_bundles(step_ms):
     assert one.thresholds == pytest.approx(at_its_rate.thresholds, abs=0.01)
 
 
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("first", "shift_ms"),
+    [(1, 1_790_000_000_000), (FRAMES // 2, DAY_MS), (FRAMES // 2, -DAY_MS), (FRAMES // 2, -1_790_000_000_000)],
+    ids=["set from 1970", "off for a day", "set back", "set back to 1970"],
+)
+def test_a_clock_that_jumps_and_a_camera_that_was_off_hardly_change_the_rate(first, shift_ms):
+    scores, given = some_scores(FRAMES), profile()
+    expected, _ = warmed(scores, given)
+    began_ms = 1_790_000_000_000 if shift_ms < 0 or first > 1 else 0
+    one = WarmUp(given.terms)
+    for number, score in enumerate(scores):
+        one.add(score, began_ms + 100 * number + (shift_ms if number >= first else 0), given)
+        assert 0 <= one.kept().first_ms <= max(one.kept().last_ms, began_ms)
+
+    assert one.thresholds.threshold >= expected.thresholds.threshold - 0.03
+
+
 def test_what_was_written_down_of_too_few_blocks_begins_anew():
     given = profile()
     one = WarmUp(given.terms, WarmUp(given.terms).kept()._replace(frames=FRAMES - 1, maxima=(1.0, 2.0)))
