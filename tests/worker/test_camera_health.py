@@ -15,7 +15,8 @@ from tests.footage import room_pictures
 from worker.engine import Engine
 from worker.frames import IncomingFrame
 from worker.health_rule import HealthRule
-from worker.state import PartitionState, pack
+from worker.state import PartitionState
+from worker.state_text import pack
 
 FAULTS = range(100, 140)
 RULE = HealthRule(min_frames=8, gap_frames=16, frozen_frames=30)
