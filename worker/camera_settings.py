@@ -1,6 +1,5 @@
 """Settings of single cameras, from a YAML file or from a folder with one file a camera."""
 
-import re
 from collections.abc import Mapping
 from datetime import datetime, time
 from pathlib import Path
@@ -9,9 +8,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from contract.alert import CAMERA_ID_PATTERN
 from contract.errors import ConfigError
 from contract.event import EventRuleChanges
+from contract.kafka_source import CAMERA_ID
 from contract.settings import FrozenModel, one_line, read_yaml
 from worker.zones import Polygon, Zones
 
@@ -20,7 +19,6 @@ _DAYS: Final[tuple[Day, ...]] = get_args(Day)
 _MAX_CAMERAS: Final = 100_000
 _MINUTES_A_DAY: Final = 24 * 60
 _SECONDS_AN_HOUR: Final = 3600
-_CAMERA_ID: Final = re.compile(CAMERA_ID_PATTERN)
 _SUFFIXES: Final = (".yaml", ".yml")
 
 
@@ -201,7 +199,7 @@ def _checked(file: Path, content: Mapping[str, Any]) -> dict[str, CameraSettings
     if len(content) > _MAX_CAMERAS:
         raise ConfigError(f"cameras: {file} names {len(content)} cameras, at most {_MAX_CAMERAS} are taken")
     for name in content:
-        if not _CAMERA_ID.fullmatch(name):
+        if not CAMERA_ID.fullmatch(name):
             raise ConfigError(f"cameras: {name[:140]!r} in {file} is not 1 to 128 of A-Z a-z 0-9 . _ -")
     try:
         # A camera of which nothing is said is known all the same.

@@ -63,10 +63,11 @@ class Cameras:
         Raises:
             FrameError: ``camera_not_allowed`` or ``camera_unknown``.
         """
+        if self.admits(camera_id):
+            return
         if self._allowed is not None and camera_id not in self._allowed:
             raise FrameError("camera_not_allowed", f"camera {camera_id} is not among allowed_cameras")
-        if not self.admits(camera_id):
-            raise FrameError("camera_unknown", f"camera {camera_id} is not among cameras, and unknown ones are refused")
+        raise FrameError("camera_unknown", f"camera {camera_id} is not among cameras, and unknown ones are refused")
 
     def admits(self, camera_id: str) -> bool:
         """Whether frames of a camera are scored."""

@@ -335,9 +335,11 @@ class WorkerLoop:
         }
 
     def _is_read(self, partition: TopicPartition) -> bool:
+        if self._queue.waiting(partition):
+            return False
         end = self._consumer.highwater(partition)
-        if self._queue.waiting(partition) or end is None:
-            return not self._queue.waiting(partition)
+        if end is None:
+            return True
         position = self._position(partition)
         return position is not None and position >= end
 
