@@ -1,4 +1,4 @@
-"""The trainer's command line: ``trainer fit`` and ``trainer evaluate``."""
+"""The trainer's command line: ``trainer fit``, ``evaluate``, ``compare`` and ``retrain``."""
 
 import logging
 import sys
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
+from contract.kafka_source import parse_time
 from contract.settings import load_settings
 from contract.source import open_source
 from trainer.budget import describe
@@ -79,18 +80,81 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Measure a run or a bundle on footage: metrics.json, report.html, plots, scores.csv."""
-    devices: dict[str, Device] = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}
-    if device not in devices:
-        raise ConfigError(f"--device {device!r} is not one of {', '.join(devices)}")
+    where = _device(device)
     clips = open_source(source)
     from trainer.evaluate import evaluate as run_evaluation
     from trainer.evaluate import metrics_table, open_model
 
-    metrics = run_evaluation(open_model(model, devices[device]), clips, labels, out, _console)
+    metrics = run_evaluation(open_model(model, where), clips, labels, out, _console)
     _console.print(metrics_table(metrics))
     for note in metrics["notes"]:
         _console.print(f"note: {note}", highlight=False, soft_wrap=True)
     typer.echo(out)
+
+
+@app.command()
+def compare(
+    champion: Annotated[Path, typer.Argument(metavar="CHAMPION", help="Model in service, a bundle or run folder.")],
+    challenger: Annotated[Path, typer.Argument(metavar="CHALLENGER", help="Model that may replace it.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; an earlier comparison there is replaced.")],
+    normal: Annotated[list[str] | None, typer.Option(help="Normal footage; may be given again.")] = None,
+    labelled: Annotated[
+        list[str] | None, typer.Option(help="Labelled footage; may be given again, each time with --labels.")
+    ] = None,
+    labels: Annotated[list[Path] | None, typer.Option(help="Labels of the footage of --labelled.")] = None,
+    rule: Annotated[Path | None, typer.Option(help="YAML file of the rule for promotion.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Compare two models on the same footage: events gained and lost, false events, agreement, and a verdict."""
+    if len(labelled or []) != len(labels or []):
+        raise ConfigError("--labels must be given once for each --labelled")
+    from trainer.compare_command import compare as run_comparison
+    from trainer.compare_command import open_evidence
+    from trainer.comparison_report import comparison_table
+    from trainer.promotion import load_rule
+
+    evidence = open_evidence(normal or [], list(zip(labelled or [], labels or [], strict=True)))
+    comparison, verdict = run_comparison(
+        (champion, challenger), evidence, load_rule(rule), out, _device(device), _console
+    )
+    _console.print(comparison_table(comparison))
+    _console.print("promote" if verdict.promoted else "do not promote", verdict.reason, sep=": ", soft_wrap=True)
+    typer.echo(out)
+
+
+@app.command()
+def retrain(
+    camera: Annotated[str | None, typer.Option(help="Camera id; that of --config where not given.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    until: Annotated[
+        str | None,
+        typer.Option("--to", help="Time before which frames are taken; the last whole hour where not given."),
+    ] = None,
+    registry: Annotated[str | None, typer.Option(help="Address of the model registry.")] = None,
+    *,
+    fail_when_held: Annotated[
+        bool, typer.Option("--fail-when-held", help="Exit 1 where the new model was not promoted.")
+    ] = False,
+) -> None:
+    """Fit a camera's model anew, compare it with the one in service, promote it or not, and say why.
+
+    For a schedule: run again after any end it goes on where it was; two at once do not disturb each other.
+    """
+    from trainer.retrain_settings import RetrainSettings
+
+    settings = load_settings(RetrainSettings, file=config, flags={"camera": camera, "registry": registry})
+    to_ms = None if until is None else parse_time("--to", until)
+    from trainer.retrain import run_retraining
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    raise typer.Exit(run_retraining(settings, to_ms, _console, fail_when_held=fail_when_held))
+
+
+def _device(name: str) -> Device:
+    devices: dict[str, Device] = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}
+    if name not in devices:
+        raise ConfigError(f"--device {name!r} is not one of {', '.join(devices)}")
+    return devices[name]
 
 
 def main() -> None:

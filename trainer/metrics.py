@@ -227,7 +227,7 @@ def labelled_events(labels: BoolVector) -> list[tuple[int, int]]:
 
 def event_recall(stretches: Sequence[LabelledStretch]) -> Measure:
     """Share of labelled events, runs of anomalous frames, that an event found overlaps."""
-    hits = [bool(_overlapping(stretch, run)) for stretch in stretches for run in labelled_events(stretch.labels)]
+    hits = [bool(overlapping(stretch, run)) for stretch in stretches for run in labelled_events(stretch.labels)]
     if not hits:
         return Measure(None, "event recall: no frame is labelled anomalous.")
     return Measure(sum(hits) / len(hits))
@@ -235,12 +235,10 @@ def event_recall(stretches: Sequence[LabelledStretch]) -> Measure:
 
 def false_events_per_hour(stretches: Sequence[LabelledStretch]) -> Measure:
     """Events found that overlap no anomalous frame, divided by the hours of normal footage."""
-    hours = sum(_normal_ms(stretch) for stretch in stretches) / _MS_PER_HOUR
+    hours = sum(normal_ms(stretch) for stretch in stretches) / _MS_PER_HOUR
     if hours <= 0:
         return Measure(None, "false events per hour: there is no normal footage with rising capture times.")
-    wrong = sum(
-        not stretch.labels[event.first : event.last + 1].any() for stretch in stretches for event in stretch.events
-    )
+    wrong = sum(is_false(stretch, event) for stretch in stretches for event in stretch.events)
     seconds = hours * 3600
     note = f"false events per hour: {wrong} in {seconds:.0f} s of normal footage, too short for a rate to be sure."
     return Measure(wrong / hours, note if hours < 1 else "")
@@ -255,11 +253,34 @@ def detection_delay_seconds(stretches: Sequence[LabelledStretch]) -> Measure:
         max(0, int(stretch.captured_at_ms[found[0].told] - stretch.captured_at_ms[run[0]])) / 1000
         for stretch in stretches
         for run in labelled_events(stretch.labels)
-        if (found := _overlapping(stretch, run))
+        if (found := overlapping(stretch, run))
     ]
     if not delays:
         return Measure(None, "detection delay: no labelled event was found.")
     return Measure(float(np.median(delays)))
+
+
+def overlapping(stretch: LabelledStretch, run: tuple[int, int]) -> list[FoundEvent]:
+    """Events found that share a frame with a run of frames, in their order.
+
+    Args:
+        stretch: Where they were found.
+        run: First and last frame.
+    """
+    return [event for event in stretch.events if event.first <= run[1] and event.last >= run[0]]
+
+
+def is_false(stretch: LabelledStretch, event: FoundEvent) -> bool:
+    """Whether an event found overlaps no anomalous frame."""
+    return not stretch.labels[event.first : event.last + 1].any()
+
+
+def normal_ms(stretch: LabelledStretch) -> float:
+    """Time of the normal frames, each as long as the median between two, ms."""
+    if len(stretch.labels) < 2:
+        return 0.0
+    interval_ms = max(0.0, float(np.median(np.diff(stretch.captured_at_ms))))
+    return float(np.sum(~stretch.labels)) * interval_ms
 
 
 def _why_not(labels: BoolVector, scores: FloatVector) -> str:
@@ -276,14 +297,3 @@ def _share_above(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Share of the counts at or above each level from the highest down, led by 0; shape (levels + 1,)."""
     share = np.concatenate([[0.0], np.cumsum(counts[::-1]) / counts.sum()])
     return np.asarray(np.minimum(share, 1.0), np.float64)
-
-
-def _overlapping(stretch: LabelledStretch, run: tuple[int, int]) -> list[FoundEvent]:
-    return [event for event in stretch.events if event.first <= run[1] and event.last >= run[0]]
-
-
-def _normal_ms(stretch: LabelledStretch) -> float:
-    if len(stretch.labels) < 2:
-        return 0.0
-    interval_ms = max(0.0, float(np.median(np.diff(stretch.captured_at_ms))))
-    return float(np.sum(~stretch.labels)) * interval_ms
