@@ -2,12 +2,14 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from contract.clip import Clip
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
 from contract.settings import load_settings
@@ -54,8 +56,8 @@ def fit(
         "preset": preset, "minutes": minutes, "epochs": epochs, "seed": seed, "device": device,
         "false_events_per_day": false_events_per_day, "extrapolate": extrapolate,
     }  # fmt: skip
-    settings = load_settings(FitSettings, file=config, flags=flags)
-    clips = open_source(source)
+    settings = load_settings(FitSettings, file=config, flags=flags, environment=True)
+    clips = _open_fit_source(source, settings, out)
     from trainer.fit import fit as run_fit
 
     # Importing it sets its logger to announce each choice it makes.
@@ -77,12 +79,17 @@ def evaluate(
         Path | None, typer.Option(help="CSV of labels, masks, or a public dataset's labels; see docs.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of a fit's settings, of which kafka is taken for kafka://.")
+    ] = None,
 ) -> None:
     """Measure a run or a bundle on footage: metrics.json, report.html, plots, scores.csv."""
     devices: dict[str, Device] = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}
     if device not in devices:
         raise ConfigError(f"--device {device!r} is not one of {', '.join(devices)}")
-    clips = open_source(source)
+    is_topic = source.startswith("kafka://")
+    connection = load_settings(FitSettings, file=config, environment=is_topic).kafka
+    clips = open_source(source, connection if is_topic else None)
     from trainer.evaluate import evaluate as run_evaluation
     from trainer.evaluate import metrics_table, open_model
 
@@ -91,6 +98,18 @@ def evaluate(
     for note in metrics["notes"]:
         _console.print(f"note: {note}", highlight=False, soft_wrap=True)
     typer.echo(out)
+
+
+def _open_fit_source(source: str, settings: FitSettings, out: Path) -> Sequence[Clip]:
+    clips = open_source(source, settings.kafka)
+    if not source.startswith("kafka://"):
+        return clips
+    from contract.kafka_source import KafkaClip
+    from trainer.checkpoint import SETTINGS_NAME
+    from trainer.topic_footage import TopicFootage
+
+    (address,) = (clip for clip in clips if isinstance(clip, KafkaClip))
+    return TopicFootage(address, settings, _console, goes_on=(out / SETTINGS_NAME).is_file())
 
 
 def main() -> None:
