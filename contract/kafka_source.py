@@ -3,18 +3,19 @@
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
 
-from contract.address import is_loopback, without_credentials
+from contract.address import without_credentials
 from contract.clip import Clip, SourceFrame
-from contract.errors import BrokerUnavailableError, ConfigError, FootageError
-from contract.steady_consumer import SteadyConsumer
+from contract.errors import ConfigError, FootageError
+from contract.kafka_connection import KafkaConnection
+from contract.kafka_reader import mapped_errors, open_reader
 
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 CAMERA_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -27,14 +28,14 @@ MAX_TIME_MS: Final = 253_402_300_799_000
 
 _KEYS: Final = {"camera", "from", "to", "allow_plaintext"}
 _EXPECTED: Final = "expected kafka://HOST:PORT/TOPIC?camera=ID&from=TIME&to=TIME"
-_REQUEST_TIMEOUT_MS: Final = 15_000
+_CLIENT_ID: Final = "framewatch-source"
 _IDLE_SECONDS: Final = 15.0
 _POLL_MS: Final = 500
 
 
 @dataclass(frozen=True)
 class KafkaClip(Clip):
-    """One camera's frames between two times, in the order of their offsets, without TLS.
+    """One camera's frames between two times, in the order of their offsets.
 
     Records of aborted transactions are left out, as the live worker leaves them out.
 
@@ -44,6 +45,7 @@ class KafkaClip(Clip):
         name: Camera id; it is the clip's name.
         from_ms: First record timestamp wanted, ms since 1970; None for the oldest held.
         to_ms: Record timestamp to stop before, ms since 1970; None for what the topic holds when reading starts.
+        connection: How the broker is spoken to.
     """
 
     bootstrap_servers: str
@@ -51,34 +53,20 @@ class KafkaClip(Clip):
     name: str
     from_ms: int | None = None
     to_ms: int | None = None
+    connection: KafkaConnection = field(default_factory=KafkaConnection)
 
     def frames(self) -> Iterator[SourceFrame]:
         """Read the range; blocks while the broker answers slowly, commits nothing, joins no group.
 
         Raises:
-            BrokerUnavailableError: No broker answers.
+            BrokerUnavailableError: No broker answers, or it does not let us in.
             FootageError: The topic is unknown, or stops giving records before the range's end.
         """
-        try:
-            consumer = SteadyConsumer(
-                bootstrap_servers=self.bootstrap_servers,
-                enable_auto_commit=False,
-                group_id=None,
-                request_timeout_ms=_REQUEST_TIMEOUT_MS,
-                bootstrap_timeout_ms=_REQUEST_TIMEOUT_MS,
-                max_partition_fetch_bytes=16 * 2**20,
-                isolation_level="read_committed",
-            )
-        except KafkaError as error:
-            raise BrokerUnavailableError(
-                f"no Kafka broker answers at {self.bootstrap_servers}; is it running?"
-            ) from error
-        try:
+        with (
+            mapped_errors(self.connection, self.bootstrap_servers),
+            closing(open_reader(self.connection, self.bootstrap_servers, _CLIENT_ID)) as consumer,
+        ):
             yield from self._read(consumer)
-        except KafkaError as error:
-            raise FootageError(f"topic {self.topic}: {error}") from error
-        finally:
-            consumer.close()
 
     def _read(self, consumer: KafkaConsumer) -> Iterator[SourceFrame]:
         numbers = consumer.partitions_for_topic(self.topic)
@@ -129,10 +117,15 @@ def captured_at_ms(record: Any) -> int:  # noqa: ANN401 - the client's record ty
     return min(max(record.timestamp or 0, 0), MAX_TIME_MS)
 
 
-def parse_kafka_source(source: str) -> KafkaClip:
+def parse_kafka_source(source: str, connection: KafkaConnection | None = None) -> KafkaClip:
     """Read ``kafka://HOST:PORT/TOPIC?camera=ID&from=TIME&to=TIME``; times are ISO 8601 or ms since 1970.
 
-    The connection has no TLS, so a host that is not this machine needs ``&allow_plaintext=true``.
+    A connection without TLS to a host that is not this machine needs ``&allow_plaintext=true``, or
+    ``allow_plaintext`` of the connection.
+
+    Args:
+        source: The address.
+        connection: How the broker is spoken to; without TLS and login where None.
 
     Raises:
         ConfigError: The address is not written so.
@@ -151,13 +144,17 @@ def parse_kafka_source(source: str) -> KafkaClip:
     if not host or not port or not _TOPIC.fullmatch(topic) or parts.fragment:
         raise ConfigError(f"SOURCE {shown}: {_EXPECTED}")
     camera, from_ms, to_ms = _read_query(shown, query)
-    if not is_loopback(host) and query.get("allow_plaintext") != ["true"]:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    how = connection or KafkaConnection()
+    if query.get("allow_plaintext") == ["true"]:
+        how = how.model_copy(update={"allow_plaintext": True})
+    if how.leaves_unprotected(address):
+        over_tls = "" if connection is None else ", set kafka.security_protocol to SSL or SASL_SSL"
         raise ConfigError(
-            f"SOURCE {shown}: the frames would leave {host} unprotected; read them on that machine, or add "
+            f"SOURCE {shown}: the frames would leave {host} unprotected; read them on that machine{over_tls}, or add "
             "&allow_plaintext=true if the network may see them"
         )
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return KafkaClip(address, topic, camera, from_ms, to_ms)
+    return KafkaClip(address, topic, camera, from_ms, to_ms, how)
 
 
 def _read_query(shown: str, query: dict[str, list[str]]) -> tuple[str, int | None, int | None]:

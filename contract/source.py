@@ -19,6 +19,7 @@ import numpy as np
 from contract.address import name_of_address, without_credentials
 from contract.clip import Clip, SourceFrame
 from contract.errors import ConfigError, FootageError
+from contract.kafka_connection import KafkaConnection
 from contract.video_process import read_video
 
 __all__ = [
@@ -83,16 +84,17 @@ class ImageClip(Clip):
             )
 
 
-def open_source(source: str) -> list[Clip]:
+def open_source(source: str, connection: KafkaConnection | None = None) -> list[Clip]:
     """Find the clips that a source names; reads no frame.
 
     Args:
         source: A video file, a folder of videos, a folder of images (one clip), a folder of such folders (a video
             in one is named ``FOLDER/STEM``), a camera (``/dev/video0``, ``0``), an RTSP or HTTP address, or
             ``kafka://HOST:PORT/TOPIC?camera=ID&from=TIME&to=TIME``, with ``&allow_plaintext=true`` where the host is
-            not this machine, since the connection has no TLS. A single clip may end in frame ranges,
+            not this machine and the connection has no TLS. A single clip may end in frame ranges,
             ``room.mp4#0:60,203:227``, 0-based and inclusive. Hidden entries and other files are passed over,
             and so are folders ``NAME_gt`` beside ``NAME``, which hold its masks.
+        connection: How the broker of ``kafka://`` is spoken to; without TLS and login where None.
 
     Returns:
         At least one clip, in the natural order of their names.
@@ -108,7 +110,7 @@ def open_source(source: str) -> list[Clip]:
     if source.startswith("kafka://"):
         from contract.kafka_source import parse_kafka_source
 
-        return [parse_kafka_source(source)]
+        return [parse_kafka_source(source, connection)]
     address, ranges = (source, ()) if _exists(source) else split_ranges(source)
     if _LIVE.fullmatch(address) and not (Path(address).is_file() or Path(address).is_dir()):
         return [VideoClip(name_of_address(address), address, ranges, live=True)]

@@ -2,14 +2,17 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from contract.clip import Clip
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
+from contract.kafka_connection import KafkaConnection
 from contract.kafka_source import parse_time
 from contract.settings import load_settings
 from contract.source import open_source
@@ -55,8 +58,8 @@ def fit(
         "preset": preset, "minutes": minutes, "epochs": epochs, "seed": seed, "device": device,
         "false_events_per_day": false_events_per_day, "extrapolate": extrapolate,
     }  # fmt: skip
-    settings = load_settings(FitSettings, file=config, flags=flags)
-    clips = open_source(source)
+    settings = load_settings(FitSettings, file=config, flags=flags, environment=True)
+    clips = _open_fit_source(source, settings, out)
     from trainer.fit import fit as run_fit
 
     # Importing it sets its logger to announce each choice it makes.
@@ -78,10 +81,13 @@ def evaluate(
         Path | None, typer.Option(help="CSV of labels, masks, or a public dataset's labels; see docs.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of a fit's settings, of which kafka is taken for kafka://.")
+    ] = None,
 ) -> None:
     """Measure a run or a bundle on footage: metrics.json, report.html, plots, scores.csv."""
     where = _device(device)
-    clips = open_source(source)
+    clips = open_source(source, _connection([source], config))
     from trainer.evaluate import evaluate as run_evaluation
     from trainer.evaluate import metrics_table, open_model
 
@@ -104,6 +110,9 @@ def compare(
     labels: Annotated[list[Path] | None, typer.Option(help="Labels of the footage of --labelled.")] = None,
     rule: Annotated[Path | None, typer.Option(help="YAML file of the rule for promotion.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of a fit's settings, of which kafka is taken for kafka://.")
+    ] = None,
 ) -> None:
     """Compare two models on the same footage: events gained and lost, false events, agreement, and a verdict."""
     if len(labelled or []) != len(labels or []):
@@ -113,7 +122,8 @@ def compare(
     from trainer.comparison_report import comparison_table
     from trainer.promotion import load_rule
 
-    evidence = open_evidence(normal or [], list(zip(labelled or [], labels or [], strict=True)))
+    connection = _connection([*(normal or []), *(labelled or [])], config)
+    evidence = open_evidence(normal or [], list(zip(labelled or [], labels or [], strict=True)), connection)
     comparison, verdict = run_comparison(
         (champion, challenger), evidence, load_rule(rule), out, _device(device), _console
     )
@@ -142,7 +152,9 @@ def retrain(
     """
     from trainer.retrain_settings import RetrainSettings
 
-    settings = load_settings(RetrainSettings, file=config, flags={"camera": camera, "registry": registry})
+    settings = load_settings(
+        RetrainSettings, file=config, flags={"camera": camera, "registry": registry}, environment=True
+    )
     to_ms = None if until is None else parse_time("--to", until)
     from trainer.retrain import run_retraining
 
@@ -150,11 +162,30 @@ def retrain(
     raise typer.Exit(run_retraining(settings, to_ms, _console, fail_when_held=fail_when_held))
 
 
+def _connection(sources: Sequence[str], config: Path | None) -> KafkaConnection | None:
+    """How brokers are spoken to, where a source is a topic."""
+    is_topic = any(source.startswith("kafka://") for source in sources)
+    connection = load_settings(FitSettings, file=config, environment=is_topic).kafka
+    return connection if is_topic else None
+
+
 def _device(name: str) -> Device:
     devices: dict[str, Device] = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}
     if name not in devices:
         raise ConfigError(f"--device {name!r} is not one of {', '.join(devices)}")
     return devices[name]
+
+
+def _open_fit_source(source: str, settings: FitSettings, out: Path) -> Sequence[Clip]:
+    clips = open_source(source, settings.kafka)
+    if not source.startswith("kafka://"):
+        return clips
+    from contract.kafka_source import KafkaClip
+    from trainer.checkpoint import SETTINGS_NAME
+    from trainer.topic_footage import TopicFootage
+
+    (address,) = (clip for clip in clips if isinstance(clip, KafkaClip))
+    return TopicFootage(address, settings, _console, goes_on=(out / SETTINGS_NAME).is_file())
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Final
 from rich.console import Console
 
 from contract.errors import ConfigError
+from contract.kafka_connection import KafkaConnection
 from contract.manifest import MANIFEST_NAME, open_bundle
 from contract.source import open_source
 from contract.whole_folder import require_free, whole_folder
@@ -24,20 +25,23 @@ VERDICT_NAME: Final = "verdict.json"
 _PUT_IN: Final = "auroc_disturbed"
 
 
-def open_evidence(normal: Sequence[str], labelled: Sequence[tuple[str, Path]]) -> list[Evidence]:
+def open_evidence(
+    normal: Sequence[str], labelled: Sequence[tuple[str, Path]], connection: KafkaConnection | None
+) -> list[Evidence]:
     """Open footage to compare models on.
 
     Args:
         normal: Addresses of normal footage.
         labelled: Addresses of labelled footage, each with its labels.
+        connection: How the broker of a topic is spoken to.
 
     Raises:
         ConfigError: A source is none.
         LabelError: Labels do not describe their footage.
     """
-    evidence = [Evidence("normal", open_source(source)) for source in normal]
+    evidence = [Evidence("normal", open_source(source, connection)) for source in normal]
     for source, labels in labelled:
-        clips = open_source(source)
+        clips = open_source(source, connection)
         evidence.append(Evidence("labelled", clips, read_labels(labels, [clip.name for clip in clips])))
     return evidence
 

@@ -37,6 +37,7 @@ from trainer.run_folder import open_run, write_run
 from trainer.run_pictures import EpochRecord
 from trainer.settings import FitSettings
 from trainer.skipped import SkippedMotion, skip_frames
+from trainer.topic_footage import TopicFootage
 
 _WARM_UP_SHARE = 0.05
 _VALIDATION_CLIPS = 512
@@ -104,6 +105,8 @@ def _fit(
     resumed: dict[str, Any] | None,
     console: Console,
 ) -> Checkpoint:
+    if isinstance(clips, TopicFootage):
+        on_first(fabric, clips.record)  # the others then find it on disk
     footage = _read_footage(clips, settings, out, console, shown=fabric.is_global_zero)
     training, validation, calibration = footage.split(
         settings.validation_share, settings.calibration_share, settings.guard_seconds
@@ -132,6 +135,8 @@ def _fit(
         detector, validation, calibration, frames_per_second=footage.frames_per_second, settings=settings
     )
     provenance = _provenance(fabric, settings, source, footage, state, (training, validation, calibration))
+    if isinstance(clips, TopicFootage):
+        provenance["topic"] = clips.record()
     scene = SceneReference.of(footage.frames, settings.model.preprocessing.channels, footage.least_colour)
     checkpoint = Checkpoint(detector, fitted, event_rule, scene, provenance)
     if fabric.is_global_zero:

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from contract.registry import Registry
+from contract.registry import CHALLENGER, CHAMPION, Registry
 from rich.console import Console
 
 from contract.command_line import DONE, FAILED
-from contract.errors import BundleError, FootageError, FramewatchError, ParityError, TrainingError
+from contract.errors import BundleError, FootageError, FramewatchError, ParityError, TrainingError, UnknownModelError
 from contract.manifest import Bundle, open_bundle
 from trainer.checkpoint import CHECKPOINT_NAME
 from trainer.compare import Comparison
@@ -37,8 +37,6 @@ from trainer.retrain_job import (
 from trainer.retrain_report import PAGE_NAME, RetrainReport, write_page
 from trainer.retrain_settings import RetrainSettings
 
-CHAMPION: Final = "champion"
-CHALLENGER: Final = "challenger"
 _UNUSABLE: Final = (FootageError, TrainingError, ParityError)
 _log = logging.getLogger(__name__)
 
@@ -68,7 +66,7 @@ def retrain(
     with alone(folder):
         found = find_job(folder, settings) if to_ms is None else None
         if found is None:
-            champion = registry.champion_address(settings.model_name)
+            champion = _in_service(registry, settings.model_name)
             to_ms = whole_hour(now_ms) if to_ms is None else to_ms
             found = pin_job(folder, settings, to_ms, champion)
         path, job = found
@@ -97,6 +95,14 @@ def run_retraining(settings: RetrainSettings, to_ms: int | None, console: Consol
         return DONE
     console.print(f"{report.camera}: {report.outcome}: {report.reason}", highlight=False, soft_wrap=True)
     return FAILED if fail_when_held and report.outcome != "promoted" else DONE
+
+
+def _in_service(registry: Registry, name: str) -> str | None:
+    """Address of the version that is a model's champion; None where there is none."""
+    try:
+        return str(registry.find(f"models:/{name}@{CHAMPION}", with_metrics=False).address)
+    except UnknownModelError:
+        return None
 
 
 class _Retraining:
@@ -158,7 +164,7 @@ class _Retraining:
         out, champion = self._path / "comparison", self._champion()
         if not (out / VERDICT_NAME).exists():
             self._say("comparing")
-            evidence = evidence_of(self._settings, self._job, self._path, self._console)
+            evidence = evidence_of(self._settings, self._job, self._console)
             compare(
                 (champion, bundle.folder), evidence, self._settings.rule, out,
                 self._settings.fit_settings.device, self._console,
@@ -193,7 +199,7 @@ class _Retraining:
     def _decide(self, version: int, verdict: Verdict) -> dict[str, Any]:
         name = self._settings.model_name
         address = f"models:/{name}/{version}"
-        in_service = self._registry.champion_address(name)
+        in_service = _in_service(self._registry, name)
         if in_service == address:  # promoted before it was killed
             return {"outcome": "promoted", "reason": verdict.reason, "challenger": address}
         if not verdict.promoted:

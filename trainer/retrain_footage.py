@@ -1,21 +1,29 @@
 """Which footage a retraining fits to, and on which it compares."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 
 from contract.clip import Clip
+from contract.errors import FootageError
+from contract.event_spans import EventSpan, Verdict
 from contract.kafka_source import KafkaClip, parse_kafka_source
 from contract.source import open_source
-from trainer.compare import Evidence
+from trainer.compare import Evidence, EvidenceKind
 from trainer.compare_command import open_evidence
 from trainer.fit import fit
+from trainer.label_kinds import RangeLabels
 from trainer.retrain_job import Job
 from trainer.retrain_settings import RetrainSettings
-from trainer.topic_footage import TopicFootage
+from trainer.settings import FitSettings
+from trainer.topic_footage import TopicFootage, read_spans
+from trainer.topic_planning import camera_spans
 
-_COMPARING = "comparing"
+_LEAD_IN_SECONDS: Final = 10.0
+_MS_A_DAY: Final = 86_400_000
+_JUDGED: Final[tuple[tuple[EvidenceKind, Verdict], ...]] = (("confirmed", "confirmed"), ("false_alarm", "false_alarm"))
 
 
 def fit_to(settings: RetrainSettings, job: Job, run: Path, console: Console) -> None:
@@ -25,45 +33,75 @@ def fit_to(settings: RetrainSettings, job: Job, run: Path, console: Console) -> 
         BrokerUnavailableError: No broker answers.
         FramewatchError: As `trainer.fit.fit`.
     """
-    source = settings.named(settings.source)
+    source, to_fit = settings.named(settings.source), settings.fit_settings
     if not settings.is_topic:
-        fit(open_source(source), source, settings.fit_settings, run, console)
+        fit(open_source(source), source, to_fit, run, console)
         return
     address = _range(settings, job.from_ms, job.split_ms)
-    clips = TopicFootage(address, settings.fit_settings, console, goes_on=run.exists())
-    fit(clips, f"{source} {job.from_ms} to {job.split_ms}", settings.fit_settings, run, console)
+    # The same footage as before it was stopped, also where somebody has judged an event since.
+    clips = TopicFootage(address, to_fit, console, goes_on=run.exists())
+    fit(clips, f"{source} from {job.from_ms} to {job.split_ms}", to_fit, run, console)
 
 
-def evidence_of(settings: RetrainSettings, job: Job, folder: Path, console: Console) -> list[Evidence]:
-    """Open what both models are compared on.
+def evidence_of(settings: RetrainSettings, job: Job, console: Console) -> list[Evidence]:
+    """Open what both models are compared on; a topic is read.
 
     Args:
         settings: Of the retraining.
         job: What was pinned.
-        folder: Of the retraining.
         console: Where progress is shown.
 
     Raises:
         BrokerUnavailableError: No broker answers.
         ConfigError: A source is none.
-        FootageError: The topic gives none.
+        FootageError: The topic gives no frame since the split.
         LabelError: Labels do not describe their footage.
     """
     named = settings.named
     evidence = open_evidence(
         [named(source) for source in settings.normal],
         [(named(one.source), Path(named(str(one.labels)))) for one in settings.labelled],
+        settings.kafka,
     )
     if settings.is_topic:
-        begun = folder / _COMPARING
-        recent = TopicFootage(
-            _range(settings, job.split_ms, job.to_ms), settings.fit_settings, console, goes_on=begun.exists()
-        )
-        begun.touch()
-        evidence.append(Evidence("normal", recent))
+        few = _with_fewer_frames(settings.fit_settings, settings.compare_frames)
+        evidence.append(Evidence("normal", TopicFootage(_range(settings, job.split_ms, job.to_ms), few, console)))
+        evidence += _judged(settings, job, few, console)
     return evidence
+
+
+def _judged(settings: RetrainSettings, job: Job, few: FitSettings, console: Console) -> Iterator[Evidence]:
+    """Events that people judged, as far as the topic still holds their frames."""
+    since_ms = max(0, job.to_ms - round(settings.confirmed_days * _MS_A_DAY))
+    if since_ms >= job.to_ms:
+        return
+    address = _range(settings, since_ms, job.to_ms)
+    spans = camera_spans(address, few.topic, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    for kind, verdict in _JUDGED:
+        judged = [span for span in spans if span.verdict == verdict]
+        if judged:
+            clips = read_spans(address, judged, few, console, lead_in_seconds=_LEAD_IN_SECONDS)
+            labels = _labels(clips, judged) if kind == "confirmed" else None
+            yield Evidence(kind, clips, labels)
+
+
+def _labels(clips: Sequence[Clip], spans: Sequence[EventSpan]) -> RangeLabels:
+    """Labels of footage of events: anomalous from an event's first moment, normal before it."""
+    starts = {span.event_id: span.start_ms for span in spans}
+    ranges: dict[str, list[tuple[int, int, bool, int]]] = {}
+    for clip in clips:
+        within = [frame.index for frame in clip.frames() if frame.captured_at_ms >= starts[clip.name]]
+        if not within:
+            raise FootageError(f"event {clip.name} has no frame after its start; are the cameras' clocks right?")
+        ranges[clip.name] = [(within[0], within[-1], True, 0)]
+    return RangeLabels(Path("feedback"), ranges)
+
+
+def _with_fewer_frames(settings: FitSettings, most: int) -> FitSettings:
+    topic = settings.topic.model_copy(update={"max_frames": min(most, settings.topic.max_frames)})
+    return settings.model_copy(update={"topic": topic})
 
 
 def _range(settings: RetrainSettings, from_ms: int, to_ms: int) -> KafkaClip:
     source = settings.named(settings.source)
-    return parse_kafka_source(f"{source}{'&' if '?' in source else '?'}from={from_ms}&to={to_ms}")
+    return parse_kafka_source(f"{source}{'&' if '?' in source else '?'}from={from_ms}&to={to_ms}", settings.kafka)

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from contract.alert import CAMERA_ID_PATTERN
 from contract.errors import ConfigError
+from contract.kafka_connection import KafkaConnection
 from contract.manifest import Precision
 from contract.settings import FrozenModel, Settings, load_settings
 from trainer.promotion import PromotionRule
@@ -36,11 +37,17 @@ class RetrainSettings(Settings):
     """Where its frames are: ``kafka://HOST:PORT/TOPIC?camera={camera}``, whose time range is set by ``hours``, or any
     other address of footage; ``{camera}`` stands for the camera's id."""
 
+    kafka: KafkaConnection = Field(default=KafkaConnection(), exclude=True)
+    """How the broker of ``kafka://`` is spoken to."""
+
     hours: float = Field(default=168.0, gt=0, le=_MAX_HOURS)
     """How far back the frames of a topic are taken, hours."""
 
     compare_share: float = Field(default=0.2, gt=0, lt=1)
     """Share of that time, at its end, that the new model is not fitted to: on it both are compared."""
+
+    compare_frames: int = Field(default=5_000, ge=24, le=10_000_000)
+    """Frames of a topic that both are compared on at the most: as many of each kind."""
 
     normal: tuple[str, ...] = ()
     """Further normal footage to compare on; needed where ``source`` is no topic."""
@@ -105,7 +112,7 @@ class RetrainSettings(Settings):
     @property
     def fit_settings(self) -> FitSettings:
         """The fit's."""
-        return load_settings(FitSettings, flags=self.fit)
+        return load_settings(FitSettings, flags=self.fit).model_copy(update={"kafka": self.kafka})
 
     def named(self, text: str) -> str:
         """A setting with the camera's id in its place."""

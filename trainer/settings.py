@@ -1,12 +1,14 @@
 """Settings of a fit."""
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from contract.event import EventRuleChanges
 from contract.frame import FrameLimits
-from contract.settings import Settings
+from contract.kafka_connection import TOPIC_PATTERN, KafkaConnection
+from contract.settings import FrozenModel, Settings
 from trainer.disturb import PSEUDO_ANOMALIES, PseudoAnomaly, possible_kinds
 from trainer.model import CELL_PX, ModelConfig
 from trainer.presets import Preset, with_preset
@@ -16,6 +18,33 @@ Loss = Literal["mse", "l1", "ssim", "gradient"]
 
 _MAX_HELD_OUT_SHARE = 0.8
 _DEFAULT_BUDGET = 1.0
+
+
+class TopicSettings(FrozenModel):
+    """What is taken of a topic, where the footage is ``kafka://``."""
+
+    alerts_topic: str | None = Field(default="alerts", pattern=TOPIC_PATTERN)
+    """Topic of alerts; what lies within the camera's events is left out, but for false alarms. Null leaves out
+    nothing."""
+
+    feedback_topic: str | None = Field(default="feedback", pattern=TOPIC_PATTERN)
+    """Topic of verdicts on events, passed over where it is not there unless it is given. Null for none."""
+
+    max_frames: int = Field(default=20_000, ge=24, le=10_000_000)
+    """Frames taken at the most, evenly over the time of day; all where the range holds fewer."""
+
+    stretch_seconds: float = Field(default=20, ge=1, le=3600)
+    """Length of the unbroken stretches that are taken, seconds; some tens of frames at the least."""
+
+    margin_seconds: float = Field(default=5, ge=0, le=3600)
+    """Footage left out before and after an event, seconds."""
+
+    footage_cache: Path | None = Field(default=None, exclude=True)
+    """Folder that keeps what was read; ``footage`` in ``$FRAMEWATCH_CACHE``, else in ``$XDG_CACHE_HOME/framewatch``,
+    where not set."""
+
+    footage_days: float = Field(default=14, ge=0, le=3650, exclude=True)
+    """Days after which footage that no fit uses is removed from there, at the next fit."""
 
 
 class FitSettings(Settings):
@@ -106,6 +135,12 @@ class FitSettings(Settings):
 
     limits: FrameLimits = FrameLimits()
     """What a frame may declare."""
+
+    kafka: KafkaConnection = Field(default=KafkaConnection(), exclude=True)
+    """How the broker of ``kafka://`` is spoken to; it stands in no record of the run."""
+
+    topic: TopicSettings = TopicSettings()
+    """What is taken of a topic."""
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401 - pydantic checks them
         """Check values, those that are not given taken from the preset."""

@@ -7,7 +7,8 @@ from typing import Any, Final
 from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from contract.errors import DeliveryError
-from worker.kafka_clients import describe_error, open_producer
+from contract.kafka_reader import describe_error
+from worker.kafka_clients import open_producer
 from worker.records import OutgoingRecord, record_bytes, without_bulk
 from worker.settings import KafkaSettings
 

@@ -10,24 +10,17 @@ from typing import Any, Literal
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import (
-    FencedInstanceIdError,
-    GroupAuthorizationFailedError,
-    IllegalStateError,
-    KafkaConfigurationError,
-    KafkaError,
-    KafkaTimeoutError,
-    TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
-)
-from kafka.net.sasl.oauth import AbstractTokenProvider
+from kafka.errors import FencedInstanceIdError, KafkaError
 
+from contract import kafka_reader
 from contract.errors import BrokerUnavailableError, ConfigError
+from contract.kafka_reader import client_options, describe_error
 from contract.steady_consumer import SteadyConsumer
 from worker.frames_consumer import FramesConsumer
 from worker.replay_consumer import ReplayConsumer, Stretch
 from worker.settings import KafkaSettings
 
+_CLIENT_ID = "framewatch-worker"
 _LEAST_REQUEST_BYTES = 16 * 2**20
 # Of a record's headers, which a dead letter carries beside a frame of the greatest size.
 _HEADERS_BYTES = 64 * 1024
@@ -120,32 +113,7 @@ def open_producer(kafka: KafkaSettings, *, linger_ms: int = 0, transactional_id:
 
 def connection(kafka: KafkaSettings) -> dict[str, Any]:
     """Settings that consumer, producer and admin client share."""
-    password = kafka.password()
-    return {
-        "bootstrap_servers": kafka.bootstrap_servers.split(","),
-        "client_id": "framewatch-worker",
-        "bootstrap_timeout_ms": kafka.bootstrap_timeout_ms,
-        "security_protocol": kafka.security_protocol,
-        "ssl_cafile": str(kafka.ssl_cafile) if kafka.ssl_cafile else None,
-        "ssl_certfile": str(kafka.ssl_certfile) if kafka.ssl_certfile else None,
-        "ssl_keyfile": str(kafka.ssl_keyfile) if kafka.ssl_keyfile else None,
-        "sasl_mechanism": kafka.sasl_mechanism,
-        "sasl_plain_username": kafka.sasl_username,
-        "sasl_plain_password": password.get_secret_value() if password else None,
-        "sasl_oauth_token_provider": _TokenFile(kafka) if kafka.sasl_mechanism == "OAUTHBEARER" else None,
-    }
-
-
-class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]
-    """Reads the bearer token anew for each login."""
-
-    def __init__(self, kafka: KafkaSettings) -> None:
-        super().__init__()
-        self._kafka = kafka
-
-    def token(self) -> str:
-        """The token as its file holds it now."""
-        return self._kafka.token()
+    return client_options(kafka, kafka.bootstrap_servers, _CLIENT_ID)
 
 
 def require_topics(consumer: KafkaConsumer, topics: Sequence[str], kafka: KafkaSettings) -> None:
@@ -173,16 +141,7 @@ def open_reader(kafka: KafkaSettings, *, lost_place: Literal["earliest", "latest
         BrokerUnavailableError: No broker answers.
         ConfigError: The client refuses the settings.
     """
-    with mapped_errors(kafka):
-        return SteadyConsumer(
-            **connection(kafka),
-            group_id=None,
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-            auto_offset_reset=lost_place,
-            fetch_max_wait_ms=100,
-            allow_auto_create_topics=False,
-        )
+    return kafka_reader.open_reader(kafka, kafka.bootstrap_servers, _CLIENT_ID, lost_place=lost_place)
 
 
 def require_uncompressed(kafka: KafkaSettings) -> None:
@@ -218,33 +177,14 @@ def mapped_errors(kafka: KafkaSettings) -> Iterator[None]:
 
     Raises:
         BrokerUnavailableError: No broker answers, or it does not let us in.
-        ConfigError: The client refuses the settings, or a topic is not there or not ours.
+        ConfigError: The client refuses the settings.
     """
     try:
-        yield
-    except KafkaConfigurationError as error:
-        raise ConfigError(f"kafka: {describe_error(error)}") from error
-    except (TopicAuthorizationFailedError, GroupAuthorizationFailedError) as error:
-        raise BrokerUnavailableError(
-            f"the broker {kafka.bootstrap_servers} denies it: {describe_error(error)}"
-        ) from error
-    except FencedInstanceIdError as error:
+        with kafka_reader.mapped_errors(kafka, kafka.bootstrap_servers):
+            yield
+    except BrokerUnavailableError as error:
+        if not isinstance(error.__cause__, FencedInstanceIdError):
+            raise
         raise BrokerUnavailableError(
             f"another worker runs under group_instance_id {kafka.group_instance_id}; this one stops"
-        ) from error
-    except UnknownTopicOrPartitionError as error:
-        raise BrokerUnavailableError(f"a topic is gone from the broker: {describe_error(error)}") from error
-    except KafkaTimeoutError as error:
-        raise BrokerUnavailableError(
-            f"no Kafka broker answers at {kafka.bootstrap_servers} within {kafka.bootstrap_timeout_ms / 1000:g} s; "
-            "is it running, and is the address right?"
-        ) from error
-    except (KafkaError, IllegalStateError) as error:
-        raise BrokerUnavailableError(f"the broker {kafka.bootstrap_servers} failed: {describe_error(error)}") from error
-
-
-def describe_error(error: BaseException) -> str:
-    """Name a client's error and what it says, in one line of at most 200 characters and the name."""
-    text = " ".join(str(error).split())[:200]
-    name = type(error).__name__
-    return text if text.startswith(name) else f"{name} {text}".strip()
+        ) from error.__cause__

@@ -20,13 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contract.alert import CAMERA_ID_PATTERN
 from contract.errors import ConfigError, FramewatchError
+from contract.kafka_connection import TOPIC_PATTERN
 from contract.kafka_source import CAMERA_ID, MAX_TIME_MS
 from contract.scoring import FloatArray
 from contract.steady_consumer import NoRecordsError, SteadyConsumer
 from worker.kafka_clients import mapped_errors, open_reader, require_topics
 from worker.records import MAX_SCORE_BYTES
 from worker.score import COLUMNS
-from worker.settings import TOPIC_PATTERN, KafkaSettings
+from worker.settings import KafkaSettings
 
 _PATIENCE_SECONDS: Final = 15.0
 _CLOCKS_DIFFER_MS: Final = 300_000

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from contract.alert import CONTENT_TYPE, AnyAlert, read_alert
 from contract.errors import FrameError
+from contract.feedback import Feedback
 from contract.kafka_source import CAMERA_ID, CAPTURED_AT_HEADER, MAX_TIME_DIGITS, captured_at_ms
 from worker.frames import IncomingFrame, Outcome
 from worker.settings import KafkaSettings
@@ -131,6 +132,11 @@ def capture_delay_seconds(captured_at_ms: int, now_ms: float) -> float | None:
     if not _YEAR_2000_MS <= captured_at_ms <= now_ms + _CLOCKS_DIFFER_MS:
         return None
     return max(0.0, now_ms - captured_at_ms) / 1000
+
+
+def feedback_record(feedback: Feedback, topic: str) -> OutgoingRecord:
+    """The record of a verdict, keyed by camera."""
+    return OutgoingRecord(topic, feedback.camera_id.encode(), feedback.model_dump_json().encode(), [])
 
 
 def alert_record(alert: AnyAlert, kafka: KafkaSettings) -> OutgoingRecord:

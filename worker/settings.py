@@ -1,14 +1,14 @@
 """Settings of the worker."""
 
-import stat
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from contract.address import is_loopback
 from contract.event import EventRuleChanges
 from contract.frame import FrameLimits
+from contract.kafka_connection import TOPIC_PATTERN, KafkaConnection
 from contract.runtime import Provider
 from contract.settings import FrozenModel, Settings
 from worker.camera_settings import LateSettings
@@ -16,10 +16,9 @@ from worker.health_rule import HealthRule
 
 _MAX_PORT = 65_535
 _ADDRESS = r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}"
-TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 
 
-class KafkaSettings(FrozenModel):
+class KafkaSettings(KafkaConnection):
     """Where the broker is and how it is spoken to."""
 
     bootstrap_servers: str = Field(default="127.0.0.1:9092", pattern=rf"^{_ADDRESS}(,{_ADDRESS})*$")
@@ -76,40 +75,6 @@ class KafkaSettings(FrozenModel):
     delivery_timeout_ms: int = Field(default=60_000, ge=1_000, le=600_000)
     """Time within which an alert must be confirmed; then the worker stops without committing."""
 
-    bootstrap_timeout_ms: int = Field(default=15_000, ge=1_000, le=600_000)
-    """Time within which a broker must answer at start."""
-
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """How the connection is protected."""
-
-    allow_plaintext: bool = False
-    """Whether a connection without TLS may leave this machine."""
-
-    ssl_cafile: Path | None = None
-    """Certificates of the authorities that sign the brokers', PEM."""
-
-    ssl_certfile: Path | None = None
-    """The worker's own certificate, PEM, where the brokers ask for one."""
-
-    ssl_keyfile: Path | None = None
-    """Its key, PEM, readable by its owner alone."""
-
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
-    """How the worker logs in."""
-
-    sasl_token_file: Path | None = None
-    """File that holds a bearer token for OAUTHBEARER, readable by its owner alone; read again at each login, so another
-    process may renew it."""
-
-    sasl_username: str | None = None
-    """Who it logs in as."""
-
-    sasl_password: SecretStr | None = None
-    """Password; better from ``sasl_password_file`` or the environment than from a file of settings."""
-
-    sasl_password_file: Path | None = None
-    """File that holds the password, readable by its owner alone."""
-
     @field_validator("bootstrap_servers")
     @classmethod
     def _has_ports(cls, servers: str) -> str:
@@ -117,13 +82,6 @@ class KafkaSettings(FrozenModel):
             if not 1 <= int(address.rpartition(":")[2]) <= _MAX_PORT:
                 raise ValueError(f"the port of {address} is not 1 to {_MAX_PORT}")
         return servers
-
-    @field_validator("ssl_cafile", "ssl_certfile")
-    @classmethod
-    def _is_there(cls, file: Path | None) -> Path | None:
-        if file is not None and not file.is_file():
-            raise ValueError(f"there is no file {file}")
-        return file
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -133,23 +91,11 @@ class KafkaSettings(FrozenModel):
             raise ValueError("scores_maps belongs with scores_topic")
         if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:
             raise ValueError("heartbeat_interval_ms must be at most a third of session_timeout_ms")
-        if self.security_protocol.endswith("PLAINTEXT") and not self.allow_plaintext and not self._is_on_loopback():
+        if self.leaves_unprotected(self.bootstrap_servers):
             raise ValueError(
                 f"{self.security_protocol} would leave this machine unprotected; set security_protocol to SSL or "
                 "SASL_SSL, or allow_plaintext to true"
             )
-        if self.security_protocol.startswith("SASL") != (self.sasl_mechanism is not None):
-            raise ValueError("sasl_mechanism belongs with security_protocol SASL_SSL or SASL_PLAINTEXT")
-        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
-            raise ValueError("ssl_certfile belongs with ssl_keyfile")
-        if self.ssl_keyfile is not None:
-            read_secret("ssl_keyfile", self.ssl_keyfile)
-        if self.sasl_mechanism == "OAUTHBEARER":
-            if self.sasl_token_file is None:
-                raise ValueError("sasl_mechanism OAUTHBEARER needs sasl_token_file")
-            self.token()
-        elif self.sasl_mechanism is not None and (not self.sasl_username or self.password() is None):
-            raise ValueError("sasl_mechanism needs sasl_username and sasl_password_file or sasl_password")
         return self
 
     @property
@@ -157,47 +103,6 @@ class KafkaSettings(FrozenModel):
         """Every topic that is named."""
         named = [self.frames_topic, self.alerts_topic, self.dead_letter_topic, self.scores_topic]
         return [topic for topic in named if topic is not None]
-
-    def _is_on_loopback(self) -> bool:
-        hosts = [address.rpartition(":")[0].strip("[]") for address in self.bootstrap_servers.split(",")]
-        return all(is_loopback(host) for host in hosts)
-
-    def password(self) -> SecretStr | None:
-        """The password, read from its file where one is named.
-
-        Raises:
-            ValueError: The file cannot be read, or others than its owner may read it.
-        """
-        if self.sasl_password_file is None:
-            return self.sasl_password
-        return SecretStr(read_secret("sasl_password_file", self.sasl_password_file))
-
-    def token(self) -> str:
-        """The bearer token, read from its file.
-
-        Raises:
-            ValueError: The file cannot be read, or others than its owner may read it.
-        """
-        assert self.sasl_token_file is not None  # noqa: S101 - asked for where it is set
-        return read_secret("sasl_token_file", self.sasl_token_file)
-
-
-def read_secret(name: str, file: Path) -> str:
-    """Read a file that its owner alone may read.
-
-    Args:
-        name: The setting that names it, for the message.
-        file: The file.
-
-    Raises:
-        ValueError: It cannot be read, or others than its owner may read it.
-    """
-    try:
-        if file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-            raise ValueError(f"{name} {file} is readable by others; chmod 600 it")
-        return file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ValueError(f"{name} {file}: {error.strerror}") from error
 
 
 class BatchSettings(FrozenModel):

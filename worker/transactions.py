@@ -20,8 +20,9 @@ from kafka.errors import FencedInstanceIdError, KafkaError
 from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
 from contract.errors import DeliveryError
+from contract.kafka_reader import describe_error
 from worker.delivery import TOO_LARGE, Sizes, too_large
-from worker.kafka_clients import describe_error, open_producer
+from worker.kafka_clients import open_producer
 from worker.records import OutgoingRecord
 from worker.settings import KafkaSettings
 

@@ -15,7 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
 
 from contract.errors import FramewatchError
-from worker.console.feedback import MAX_NOTE, Feedback, Verdict
+from contract.feedback import MAX_NOTE, Feedback, Verdict
 from worker.console.guard import OWN_HEADER, Guard, probe
 from worker.console.hub import Hub
 from worker.console.pulse import Pulse

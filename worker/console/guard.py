@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.address import is_loopback
 from contract.command_line import printable
-from worker.console.feedback import MAX_NAME
+from contract.feedback import MAX_NAME
 from worker.console.settings import ConsoleSettings
 
 POLICY: Final = (

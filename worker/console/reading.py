@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from contract.alert import CAMERA_ID_PATTERN, Alert, Picture
 from contract.command_line import printable
 from contract.errors import FrameError
+from contract.feedback import Feedback
 from contract.frame import FrameLimits, read_frame_header
-from worker.console.feedback import Feedback
 from worker.records import MAX_SCORE_BYTES
 
 MAX_ALERT_BYTES: Final = 12 * 2**20

@@ -8,8 +8,9 @@ from pydantic import Field, StringConstraints, model_validator
 
 from contract.address import is_loopback
 from contract.event import EventRule
+from contract.kafka_connection import TOPIC_PATTERN, read_secret
 from contract.settings import FrozenModel, Settings
-from worker.settings import TOPIC_PATTERN, KafkaSettings, read_secret
+from worker.settings import KafkaSettings
 
 MetricsAddress = Annotated[
     str, StringConstraints(pattern=r"^https?://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?$")

@@ -3,8 +3,9 @@
 import threading
 
 from contract.errors import FramewatchError
-from worker.console.feedback import Feedback, feedback_record
+from contract.feedback import Feedback
 from worker.delivery import Delivery
+from worker.records import feedback_record
 from worker.settings import KafkaSettings
 
 _PATIENCE_MS = 10_000

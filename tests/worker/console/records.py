@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from contract.alert import AnomalyData, make_alert, make_event_id
-from worker.console.feedback import Feedback, feedback_record
+from contract.feedback import Feedback
+from worker.records import feedback_record
 
 NOW = 1_795_600_000_000
 DIGEST = "sha256:" + "0" * 64

@@ -7,9 +7,9 @@ import pytest
 
 from contract.errors import DeliveryError
 from contract.event import EventRule, EventTracker
+from contract.feedback import SCHEMA_PATH, feedback_schema
 from tests.worker.console.records import NOW, anomaly, event_id, health, jpeg, said, score
 from worker.console import app as console_app
-from worker.console.feedback import SCHEMA_PATH, feedback_schema
 from worker.console.reading import MAX_TEXT
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -74,7 +74,7 @@ def test_a_verdict_that_is_not_confirmed_says_so(console):
 
 def test_the_committed_schema_of_feedback_is_the_code_s():
     committed = json.loads((ROOT / SCHEMA_PATH).read_text())
-    assert committed == feedback_schema(), f"run: python -m worker.console.feedback > {SCHEMA_PATH}"
+    assert committed == feedback_schema(), f"run: python -m contract.feedback > {SCHEMA_PATH}"
     for name, field in committed["properties"].items():
         assert field.get("description"), name
 

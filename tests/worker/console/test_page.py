@@ -7,10 +7,10 @@ from importlib import resources
 import pytest
 from kafka import TopicPartition
 
+from contract.feedback import Feedback
 from contract.steady_consumer import SteadyConsumer
 from tests.worker.console.deployment import ConsoleDeployment, wait_until
 from tests.worker.console.records import anomaly, event_id, health, jpeg, picture, said, score
-from worker.console.feedback import Feedback
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 CHROMIUM = shutil.which("chromium")

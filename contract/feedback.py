@@ -1,6 +1,6 @@
 """A verdict on an event as it stands on the feedback topic.
 
-The JSON Schema is committed as ``docs/schemas/feedback.v1.json`` and made by ``python -m worker.console.feedback``.
+The JSON Schema is committed as ``docs/schemas/feedback.v1.json`` and made by ``python -m contract.feedback``.
 """
 
 import json
@@ -10,7 +10,6 @@ from pydantic import Field
 
 from contract.alert import CAMERA_ID_PATTERN
 from contract.settings import FrozenModel
-from worker.records import OutgoingRecord
 
 SCHEMA_PATH: Final = "docs/schemas/feedback.v1.json"
 MAX_NOTE: Final = 500
@@ -40,11 +39,6 @@ class Feedback(FrozenModel):
 
     by: str = Field(max_length=MAX_NAME)
     """Who said it, as the proxy in front names them; ``console`` where nobody is named."""
-
-
-def feedback_record(feedback: Feedback, topic: str) -> OutgoingRecord:
-    """The record of a verdict, keyed by camera."""
-    return OutgoingRecord(topic, feedback.camera_id.encode(), feedback.model_dump_json().encode(), [])
 
 
 def feedback_schema() -> dict[str, Any]:
