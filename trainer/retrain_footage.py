@@ -8,7 +8,8 @@ from rich.console import Console
 
 from contract.clip import Clip
 from contract.errors import FootageError
-from contract.event_spans import EventSpan, Verdict
+from contract.event_spans import EventSpan
+from contract.feedback import Verdict
 from contract.kafka_source import KafkaClip, parse_kafka_source
 from contract.source import open_source
 from trainer.compare import Evidence, EvidenceKind
