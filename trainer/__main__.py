@@ -1,15 +1,18 @@
-"""The trainer's command line: ``trainer fit`` and ``trainer evaluate``."""
+"""The trainer's command line: fits and measures models, and says which of those registered is in use."""
 
+import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 
-from contract.command_line import run_command_line
+from contract.command_line import AllowPlaintext, RegistryAddress, run_command_line
 from contract.errors import ConfigError
+from contract.model_address import ModelAddress
+from contract.registry import CHALLENGER, Registry
 from contract.settings import load_settings
 from contract.source import open_source
 from trainer.budget import describe
@@ -22,6 +25,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _console = Console(stderr=True)
+
+_WIDE: Final = 200
+
+ModelName = Annotated[str, typer.Argument(help="Of the registered model.")]
 
 
 @app.callback()
@@ -91,6 +98,54 @@ def evaluate(
     for note in metrics["notes"]:
         _console.print(f"note: {note}", highlight=False, soft_wrap=True)
     typer.echo(out)
+
+
+@app.command()
+def promote(
+    name: ModelName,
+    version: Annotated[int | None, typer.Option(min=1, help="Version; that of the alias challenger if none.")] = None,
+    why: Annotated[str, typer.Option(help="Kept with the version.")] = "",
+    registry: RegistryAddress = None,
+    *,
+    registry_allow_plaintext: AllowPlaintext = False,
+) -> None:
+    """Make a version the champion, which workers then run, and remember the one before."""
+    models = Registry(registry, allow_plaintext=registry_allow_plaintext)
+    if version is None:
+        version = models.find(ModelAddress(name, CHALLENGER), with_metrics=False).version
+    before = models.promote(name, version, why)
+    was = f", before it version {before}" if before is not None else ""
+    typer.echo(f"{name}: version {version} is champion{was}")
+
+
+@app.command()
+def rollback(
+    name: ModelName, registry: RegistryAddress = None, *, registry_allow_plaintext: AllowPlaintext = False
+) -> None:
+    """Make the version before the champion again; once, for no more than one is remembered."""
+    version = Registry(registry, allow_plaintext=registry_allow_plaintext).rollback(name)
+    typer.echo(f"{name}: version {version} is champion again")
+
+
+@app.command("models")
+def list_models(
+    name: Annotated[str | None, typer.Argument(help="Of this model alone.")] = None,
+    registry: RegistryAddress = None,
+    *,
+    registry_allow_plaintext: AllowPlaintext = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a version.")] = False,
+) -> None:
+    """List registered versions, newest first: aliases, digest, and a few of their figures."""
+    from trainer.models_table import models_table
+
+    found = Registry(registry, allow_plaintext=registry_allow_plaintext).models(name)
+    if as_json:
+        for one in found:
+            typer.echo(json.dumps(one._asdict()))
+    else:
+        output = Console()
+        # Where no terminal is to hold it, nothing is cut off.
+        (output if output.is_terminal else Console(width=_WIDE)).print(models_table(found))
 
 
 def main() -> None:
