@@ -2,7 +2,8 @@
 
 Sources: CloudEvents 1.0.2 specification; its Kafka protocol binding, section 3.3; its JSON format. The JSON Schema of
 an alert is committed as ``docs/schemas/alert.v1.json`` and made by ``python -m contract.alert alert``, that of an alert
-of a camera's health as ``docs/schemas/camera.v1.json`` by ``python -m contract.alert camera``.
+of a camera's health as ``docs/schemas/camera.v1.json`` by ``python -m contract.alert camera``, that of an alert of
+another model as ``docs/schemas/model_changed.v1.json`` by ``python -m contract.alert model_changed``.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ CameraAlertType = Literal[
     "framewatch.camera.moved.v1", "framewatch.camera.frozen.v1", "framewatch.camera.infrared.v1",
     "framewatch.camera.silent.v1",
 ]  # fmt: skip
+MODEL_CHANGED_TYPE: Final = "framewatch.camera.model_changed.v1"
 AlertType = Literal["framewatch.anomaly.started.v1", "framewatch.anomaly.updated.v1", "framewatch.anomaly.ended.v1"]
 
 
@@ -176,6 +178,41 @@ class CameraData(FrozenModel):
     """Version of the rule that made it, with a digest of the rule in force."""
 
 
+class PlaceReference(FrozenModel):
+    """Where one frame stands on the frames topic."""
+
+    topic: str
+    """Topic."""
+
+    partition: int = Field(ge=0)
+    """Partition."""
+
+    offset: int = Field(ge=0)
+    """Offset."""
+
+
+class ModelChangedData(FrozenModel):
+    """What an alert of another model says: from this frame on another bundle scores the camera's frames."""
+
+    event_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    """Names the change: from the frame's place, the camera and both bundles' digests."""
+
+    camera_id: str = Field(pattern=CAMERA_ID_PATTERN)
+    """Key of the frames."""
+
+    changed_at_ms: int
+    """Capture time of the first frame that the new bundle scored, ms since 1970."""
+
+    before: BundleReference
+    """The model that scored the frame before."""
+
+    after: BundleReference
+    """The model that scored this one."""
+
+    frames: PlaceReference
+    """Where this one stands."""
+
+
 class _CloudEvent(FrozenModel):
     specversion: Literal["1.0"] = "1.0"
     """CloudEvents version."""
@@ -198,7 +235,7 @@ class _CloudEvent(FrozenModel):
     datacontenttype: Literal["application/json"] = "application/json"
     """Media type of the data."""
 
-    data: AnomalyData | CameraData
+    data: AnomalyData | CameraData | ModelChangedData
     """What it says."""
 
     def to_json(self) -> bytes:
@@ -226,7 +263,17 @@ class CameraAlert(_CloudEvent):
     """What it says."""
 
 
-AnyAlert = Alert | CameraAlert
+class ModelAlert(_CloudEvent):
+    """Told once where a camera's frames go over to another bundle that a running worker loaded, a CloudEvent."""
+
+    type: Literal["framewatch.camera.model_changed.v1"]
+    """What happened."""
+
+    data: ModelChangedData
+    """What it says."""
+
+
+AnyAlert = Alert | CameraAlert | ModelAlert
 """What stands on the alerts topic."""
 
 _any_alert: Final = TypeAdapter[AnyAlert](AnyAlert)
@@ -273,7 +320,12 @@ def make_camera_alert(at_ms: int, data: CameraData) -> CameraAlert:
     return CameraAlert.model_validate(_envelope(suffix, f"framewatch.camera.{data.state}.v1", at_ms, data))
 
 
-def _envelope(suffix: str, kind: str, at_ms: int, data: AnomalyData | CameraData) -> dict[str, Any]:
+def make_model_alert(data: ModelChangedData) -> ModelAlert:
+    """Wrap what is said of another model in a CloudEvent."""
+    return ModelAlert.model_validate(_envelope("changed", MODEL_CHANGED_TYPE, data.changed_at_ms, data))
+
+
+def _envelope(suffix: str, kind: str, at_ms: int, data: AnomalyData | CameraData | ModelChangedData) -> dict[str, Any]:
     return {
         "id": f"{data.event_id}.{suffix}",
         "source": f"/framewatch/{data.frames.topic}/{data.frames.partition}",
@@ -310,8 +362,18 @@ def camera_schema() -> dict[str, Any]:
     }
 
 
+def model_changed_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of an alert of another model."""
+    schema = ModelAlert.model_json_schema(mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "Framewatch alert of another model, version 1",
+    }
+
+
 if __name__ == "__main__":
     import sys
 
-    schemas = {"alert": alert_schema, "camera": camera_schema}
+    schemas = {"alert": alert_schema, "camera": camera_schema, "model_changed": model_changed_schema}
     sys.stdout.write(json.dumps(schemas[sys.argv[1]](), indent=2) + "\n")

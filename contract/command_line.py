@@ -1,8 +1,9 @@
-"""How every command of the project ends: its exit code, and one line for a mistake."""
+"""How every command of the project ends: its exit code, and one line for a mistake; and flags that parts share."""
 
 import errno
 import os
 import sys
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -18,6 +19,18 @@ _NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 DONE, FAILED, MISTAKE = 0, 1, 2
 INTERRUPTED = 130
+
+RegistryAddress = Annotated[
+    str | None,
+    typer.Option("--registry", envvar="FRAMEWATCH_REGISTRY", help="Folder or MLflow server; ~/.framewatch/registry."),
+]
+AllowPlaintext = Annotated[
+    bool,
+    typer.Option(
+        "--registry-allow-plaintext", envvar="FRAMEWATCH_REGISTRY_ALLOW_PLAINTEXT",
+        help="Let a connection to the registry without TLS leave this machine.",
+    ),
+]  # fmt: skip
 
 
 def run_command_line(app: typer.Typer, program: str, arguments: list[str] | None = None) -> int:

@@ -2,7 +2,8 @@
 
     FramewatchError                 exit 1   it failed while running
      ├─ ConfigError                 exit 2   a setting, argument or source is wrong: correct it, nothing was done
-     │   └─ LabelError              exit 2   the labels do not describe the footage they are given with
+     │   ├─ LabelError              exit 2   the labels do not describe the footage they are given with
+     │   └─ UnknownModelError       exit 2   the model registry has no such model, version or alias
      ├─ BundleError                 exit 2   the model bundle cannot be trusted: build or choose another
      ├─ CheckpointError             exit 2   the run folder's checkpoint cannot be used: fit again
      ├─ FrameError                  dead-letter the frame and go on
@@ -10,6 +11,7 @@
      ├─ TrainingError               exit 1   the fit cannot give a usable model
      ├─ ParityError                 exit 1   ONNX and PyTorch differ: no bundle is written
      ├─ BrokerUnavailableError      exit 1   Kafka cannot be reached: start again once it can
+     ├─ RegistryUnavailableError    exit 1   the model registry cannot be reached, or fails: try again once it can
      └─ DeliveryError               exit 1   a record was not confirmed: stop without committing, start again
 
 Errors of libraries are mapped to these at one seam each and chained with ``from``. A message says what was
@@ -33,6 +35,10 @@ class ConfigError(FramewatchError):
 
 class LabelError(ConfigError):
     """The labels do not describe the footage they are given with."""
+
+
+class UnknownModelError(ConfigError):
+    """The model registry has no such model, version or alias."""
 
 
 class BundleError(FramewatchError):
@@ -73,6 +79,10 @@ class ParityError(FramewatchError):
 
 class BrokerUnavailableError(FramewatchError):
     """Kafka cannot be reached."""
+
+
+class RegistryUnavailableError(FramewatchError):
+    """The model registry cannot be reached, or fails."""
 
 
 class DeliveryError(FramewatchError):

@@ -84,11 +84,11 @@ class Detector:
     """
 
     def __init__(self, bundle: Bundle, provider: Provider = "auto", threads: int = 0) -> None:
-        """Open the graph, compare its inputs and outputs with the manifest, and score one black clip and two.
+        """Open the graph, compare its inputs and outputs with the manifest, and score one black clip and two of noise.
 
         Raises:
-            BundleError: The graph is refused, has other names, types or shapes, takes batches of one size alone, or
-                gives what is not finite.
+            BundleError: The graph is refused, has other names, types or shapes, takes batches of one size alone, gives
+                what is not finite, or scores a clip differently beside another one.
             ConfigError: The provider asked for cannot be had.
         """
         self.bundle = bundle
@@ -105,10 +105,23 @@ class Detector:
             self._session.get_outputs(),
             [("anomaly_score", "tensor(float)", ()), ("anomaly_map", "tensor(float)", shape.anomaly_map)],
         )
-        for batch in _TRIED_BATCHES:
-            score, anomaly_map = _tried(where, self.score, np.zeros((batch, *self.input_shape), np.uint8))
-            _expect_shape(where, "anomaly_score", score, (batch,))
-            _expect_shape(where, "anomaly_map", anomaly_map, (batch, *shape.anomaly_map))
+        noise = np.random.default_rng(0).integers(0, 256, (2, *self.input_shape), np.uint8)
+        for clips in (np.zeros_like(noise[:1]), noise):
+            score, anomaly_map = _tried(where, self.score, clips)
+            _expect_shape(where, "anomaly_score", score, (len(clips),))
+            _expect_shape(where, "anomaly_map", anomaly_map, (len(clips), *shape.anomaly_map))
+        self._expect_same_alone(where, noise, score)
+
+    def _expect_same_alone(self, where: str, clips: npt.NDArray[np.uint8], together: FloatArray) -> None:
+        """Compare scores of a batch with those of its clips alone, as far as PyTorch's were compared with both."""
+        rows = [row.tolerance for row in self.bundle.manifest.parity if row.output == "anomaly_score"]
+        accepted = max((tolerance for tolerance in rows if tolerance is not None), default=None)
+        alone = np.concatenate([_tried(where, self.score, clip[None])[0] for clip in clips])
+        difference = np.abs(alone - together) / np.maximum(np.abs(alone), 1)
+        if accepted is not None and difference.max() > 2 * accepted:
+            raise BundleError(
+                f"{where}: scores {alone.tolist()} alone and {together.tolist()} in a batch; build the bundle again"
+            )
 
     @property
     def scores_whole_batches(self) -> bool:

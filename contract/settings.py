@@ -17,8 +17,10 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from contract.errors import ConfigError
 
 ENV_PREFIX = "FRAMEWATCH_"
-# Read by the deployment and the benchmarks, not by a part's settings.
-_OTHER_ENV = frozenset({"FRAMEWATCH_DATA", "FRAMEWATCH_CACHE"})
+# Read by the deployment and the benchmarks, and by the commands of the model registry, not by every part's settings.
+_OTHER_ENV = frozenset(
+    {"FRAMEWATCH_DATA", "FRAMEWATCH_CACHE", "FRAMEWATCH_REGISTRY", "FRAMEWATCH_REGISTRY_ALLOW_PLAINTEXT"}
+)
 _SERVICE_LINK = re.compile(r"FRAMEWATCH(_[A-Z0-9_]+)?_(SERVICE_HOST|(SERVICE_)?PORT|SERVICE_PORT_.+|PORT_\d+_[A-Z]+.*)")
 _SECRET_WORDS = ("password", "secret", "token")
 # What YAML's complaints quote: its own tokens and single characters are shown, words of the file are not.

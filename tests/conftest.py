@@ -2,7 +2,7 @@
 
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +12,11 @@ from rich.console import Console
 from contract.source import open_source
 from deploy.broker import LocalBroker
 
-# Of kafka-python 3.0: it reads its schemas through functions that Python 3.11 and 3.12 call deprecated, and leaves to
-# the garbage collector a socket whose connection was refused, and the socket pair of a client that could not start.
+# Of MLflow 3.17 on SQLAlchemy 2.1: a way of loading that will go. Of kafka-python 3.0: it reads its schemas through
+# functions that Python 3.11 and 3.12 call deprecated, and leaves to the garbage collector a socket whose connection was
+# refused, and the socket pair of a client that could not start.
 _NOT_OURS = (
+    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning",
     "ignore:(read_text|open_text) is deprecated:DeprecationWarning",
     r"ignore:unclosed <socket[.]socket fd=\d+, family=1, :ResourceWarning",
     r"ignore:unclosed <socket[.]socket .*laddr=\('0[.]0[.]0[.]0', \d+\)>:ResourceWarning",
@@ -42,6 +44,23 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
     """A running Kafka without topics; tests create their own, under names of their own, and leave it running."""
     with LocalBroker(log_path=tmp_path_factory.mktemp("broker") / "server.log") as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def new_registry(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Makes a new, empty model registry in a folder; MLflow's tables, which take seconds, are made once and copied."""
+    from contract.registry import Registry
+
+    folder = tmp_path_factory.mktemp("registry")
+    Registry(str(folder))._client(create=True).search_registered_models()
+    tables = (folder / "mlflow.db").read_bytes()
+
+    def make(place: Path) -> Path:
+        place.mkdir()
+        (place / "mlflow.db").write_bytes(tables)
+        return place
+
+    return make
 
 
 class TinyBundle(NamedTuple):

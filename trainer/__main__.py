@@ -1,19 +1,22 @@
-"""The trainer's command line: ``trainer fit``, ``evaluate``, ``compare`` and ``retrain``."""
+"""The trainer's command line: fits, measures, compares and retrains models, and says which of them are in use."""
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 
 from contract.clip import Clip
-from contract.command_line import run_command_line
+from contract.command_line import AllowPlaintext, RegistryAddress, run_command_line
 from contract.errors import ConfigError
 from contract.kafka_connection import KafkaConnection
 from contract.kafka_source import parse_time
+from contract.model_address import ModelAddress
+from contract.registry import CHALLENGER, Registry
 from contract.settings import load_settings
 from contract.source import open_source
 from trainer.budget import describe
@@ -26,6 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _console = Console(stderr=True)
+
+_WIDE: Final = 200
+
+ModelName = Annotated[str, typer.Argument(help="Of the registered model.")]
 
 
 @app.callback()
@@ -140,8 +147,9 @@ def retrain(
         str | None,
         typer.Option("--to", help="Time before which frames are taken; the last whole hour where not given."),
     ] = None,
-    registry: Annotated[str | None, typer.Option(help="Address of the model registry.")] = None,
+    registry: RegistryAddress = None,
     *,
+    registry_allow_plaintext: AllowPlaintext = False,
     fail_when_held: Annotated[
         bool, typer.Option("--fail-when-held", help="Exit 1 where the new model was not promoted.")
     ] = False,
@@ -153,13 +161,64 @@ def retrain(
     from trainer.retrain_settings import RetrainSettings
 
     settings = load_settings(
-        RetrainSettings, file=config, flags={"camera": camera, "registry": registry}, environment=True
+        RetrainSettings,
+        file=config,
+        flags={"camera": camera, "registry": registry, "registry_allow_plaintext": registry_allow_plaintext or None},
+        environment=True,
     )
     to_ms = None if until is None else parse_time("--to", until)
     from trainer.retrain import run_retraining
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     raise typer.Exit(run_retraining(settings, to_ms, _console, fail_when_held=fail_when_held))
+
+
+@app.command()
+def promote(
+    name: ModelName,
+    version: Annotated[int | None, typer.Option(min=1, help="Version; that of the alias challenger if none.")] = None,
+    why: Annotated[str, typer.Option(help="Kept with the version.")] = "",
+    registry: RegistryAddress = None,
+    *,
+    registry_allow_plaintext: AllowPlaintext = False,
+) -> None:
+    """Make a version the champion, which workers then run, and remember the one before."""
+    models = Registry(registry, allow_plaintext=registry_allow_plaintext)
+    if version is None:
+        version = models.find(ModelAddress(name, CHALLENGER), with_metrics=False).version
+    before = models.promote(name, version, why)
+    was = f", before it version {before}" if before is not None else ""
+    typer.echo(f"{name}: version {version} is champion{was}")
+
+
+@app.command()
+def rollback(
+    name: ModelName, registry: RegistryAddress = None, *, registry_allow_plaintext: AllowPlaintext = False
+) -> None:
+    """Make the version before the champion again; once, for no more than one is remembered."""
+    version = Registry(registry, allow_plaintext=registry_allow_plaintext).rollback(name)
+    typer.echo(f"{name}: version {version} is champion again")
+
+
+@app.command("models")
+def list_models(
+    name: Annotated[str | None, typer.Argument(help="Of this model alone.")] = None,
+    registry: RegistryAddress = None,
+    *,
+    registry_allow_plaintext: AllowPlaintext = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a version.")] = False,
+) -> None:
+    """List registered versions, newest first: aliases, digest, and a few of their figures."""
+    from trainer.models_table import models_table
+
+    found = Registry(registry, allow_plaintext=registry_allow_plaintext).models(name)
+    if as_json:
+        for one in found:
+            typer.echo(json.dumps(one._asdict()))
+    else:
+        output = Console()
+        # Where no terminal is to hold it, nothing is cut off.
+        (output if output.is_terminal else Console(width=_WIDE)).print(models_table(found))
 
 
 def _connection(sources: Sequence[str], config: Path | None) -> KafkaConnection | None:

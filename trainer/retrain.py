@@ -87,7 +87,7 @@ def run_retraining(settings: RetrainSettings, to_ms: int | None, console: Consol
     Raises:
         FramewatchError: As `retrain`.
     """
-    registry = Registry(settings.registry)
+    registry = Registry(settings.registry, allow_plaintext=settings.registry_allow_plaintext)
     try:
         report = retrain(settings, registry, round(time.time() * 1000), to_ms, console)
     except BusyError:

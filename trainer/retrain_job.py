@@ -21,7 +21,7 @@ REPORT_NAME: Final = "report.json"
 _LOCK_NAME: Final = ".lock"
 _MS_AN_HOUR: Final = 3_600_000
 # Where these differ, the model or what is decided of it may differ.
-_NOT_PART_OF_IT: Final = {"folder", "keep", "registry"}
+_NOT_PART_OF_IT: Final = {"folder", "keep", "registry", "registry_allow_plaintext"}
 
 
 class Job(FrozenModel):

@@ -64,7 +64,11 @@ class RetrainSettings(Settings):
     champion."""
 
     registry: str | None = None
-    """Address of the registry; MLflow's own environment or a file beside ``folder`` where not set."""
+    """Model registry: a folder, ``sqlite:///FILE``, or the http or https address of an MLflow server. What MLflow's own
+    variables say, or else ``~/.framewatch/registry``, where not set."""
+
+    registry_allow_plaintext: bool = False
+    """Whether a connection to the registry without TLS may leave this machine."""
 
     fit: dict[str, Any] = Field(default_factory=dict)
     """Settings of the fit, as ``trainer fit --config`` takes them."""

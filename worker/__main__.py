@@ -16,6 +16,7 @@ from contract.command_line import run_command_line
 from contract.errors import ConfigError
 from contract.event import EventRuleChanges
 from contract.manifest import open_bundle
+from contract.model_address import is_model_address
 from contract.runtime import Autoencoder, Detector, Provider
 from contract.settings import load_settings
 from contract.source import open_source
@@ -41,7 +42,7 @@ BundleFolder = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 @app.command()
 def run(
     config: Config = None,
-    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle, or models:/NAME@ALIAS.")] = None,
     bootstrap_servers: Servers = None,
     group_id: Annotated[str | None, typer.Option(help="Consumer group.")] = None,
     alerts_topic: Annotated[str | None, typer.Option(help="Topic of alerts.")] = None,
@@ -83,7 +84,7 @@ def run(
 @app.command()
 def check(
     config: Config = None,
-    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle, or models:/NAME@ALIAS.")] = None,
     bootstrap_servers: Servers = None,
     provider: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
 ) -> int:
@@ -265,7 +266,8 @@ def rules(
     wanted = wanted_frames(camera_id, from_time, to_time, maps=zones is not None)
     if scores is not None and (topic is not None or bootstrap_servers is not None):
         raise ConfigError("--scores is a file; give it or --topic and --bootstrap-servers, not both")
-    named = {"bundle": bundle.absolute() if bundle is not None else None, "kafka.scores_topic": topic}
+    is_folder = bundle is not None and not is_model_address(bundle)
+    named = {"bundle": bundle.absolute() if bundle and is_folder else bundle, "kafka.scores_topic": topic}
     settings = _settings_without_bundle(config, bootstrap_servers, named)
     count_events(settings, scores, wanted, asked, Outputs(events, plot, as_json), _console)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Table
 
-from contract.alert import Alert, AnyAlert, CameraAlert, read_alert, utc
+from contract.alert import Alert, AnyAlert, CameraAlert, ModelAlert, read_alert, utc
 from worker.kafka_clients import mapped_errors, open_reader, require_topics
 from worker.settings import KafkaSettings
 
@@ -95,6 +95,9 @@ class AlertTable:
 
 def describe(alert: AnyAlert) -> str:
     """Say an alert in one line."""
+    if isinstance(alert, ModelAlert):
+        before, after, at = alert.data.before, alert.data.after, _local(alert.data.changed_at_ms).strftime("%H:%M:%S")
+        return f"{alert.subject} model {after.name} {after.version} from {at}, before {before.name} {before.version}"
     since = _local(alert.data.started_at_ms).strftime("%H:%M:%S")
     if isinstance(alert, CameraAlert):
         return f"{alert.subject} camera {alert.data.state} since {since}" + (", ended" if _is_over(alert) else "")
@@ -105,7 +108,7 @@ def describe(alert: AnyAlert) -> str:
     )
 
 
-def _is_over(alert: AnyAlert) -> bool:
+def _is_over(alert: Alert | CameraAlert) -> bool:
     return alert.data.ended_at_ms is not None
 
 
@@ -145,6 +148,9 @@ def _local(milliseconds: int) -> datetime:
 
 
 def _cells(alert: AnyAlert) -> list[str]:
+    if isinstance(alert, ModelAlert):
+        at = _local(alert.data.changed_at_ms).strftime("%b %d %H:%M:%S")
+        return [escape(alert.subject), f"[cyan]model {escape(alert.data.after.version)}[/]", at, *[""] * 4]
     data = alert.data
     if isinstance(alert, CameraAlert):
         state = f"camera {alert.data.state}"

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 from contract.errors import ConfigError
 from contract.event import EventRuleChanges
 from contract.kafka_source import CAMERA_ID
+from contract.model_address import is_model_address, parse_model_address
 from contract.settings import FrozenModel, one_line, read_yaml
 from worker.zones import Polygon, Zones
 
@@ -37,7 +38,8 @@ class ProfileSettings(FrozenModel):
     """What may be set for a camera, or for some hours of its days; what is not set stays as it is without it."""
 
     bundle: Path | None = None
-    """Folder of the bundle; its threshold then holds where none is set beside it."""
+    """Folder of the bundle, or its address in the model registry; its threshold then holds where none is set beside
+    it."""
 
     threshold: float | None = Field(default=None, gt=-100, lt=100)
     """Score from which a frame is anomalous."""
@@ -54,6 +56,13 @@ class ProfileSettings(FrozenModel):
 
     masks: tuple[Polygon, ...] | None = None
     """Polygons within which they do not."""
+
+    @field_validator("bundle")
+    @classmethod
+    def _is_named_well(cls, named: Path | None) -> Path | None:
+        if named is not None and is_model_address(named):
+            parse_model_address(named)
+        return named
 
     @model_validator(mode="after")
     def _says_one_threshold(self) -> Self:

@@ -6,9 +6,10 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from contract.alert import utc
-from contract.errors import ConfigError, FrameError
+from contract.errors import ConfigError, FrameError, UnknownModelError
 from contract.manifest import Bundle, open_bundle
 from worker.camera_settings import CameraSettings, LateSettings, ProfileSettings, ScheduledSettings, load_cameras
+from worker.models import Models
 from worker.profile import BatchScorer, Profile, make_profile
 from worker.settings import WorkerSettings
 from worker.zones import Zones
@@ -30,7 +31,7 @@ class Cameras:
         late: What becomes of their late frames.
         allowed: Cameras whose frames are scored; None for all.
         known: Those of which something is set.
-        bundles: In use, by folder, that of the settings first.
+        bundles: In use, by how they are named, that of the settings first.
     """
 
     def __init__(
@@ -110,21 +111,27 @@ class Resolver:
 
     Args:
         open_detector: Makes a bundle ready to score.
+        models: Says where bundles lie.
     """
 
-    def __init__(self, open_detector: Callable[[Bundle], BatchScorer]) -> None:
+    def __init__(self, open_detector: Callable[[Bundle], BatchScorer], models: Models | None = None) -> None:
         self._open_detector = open_detector
+        self._models = models or Models()
         self._ready: dict[str, BatchScorer] = {}
 
     def resolve(self, settings: WorkerSettings) -> Cameras:
         """Open every bundle, verified and tried, and say what is in force for each camera.
 
         Raises:
-            ConfigError: A camera's setting is wrong.
+            ConfigError: A camera's setting is wrong, or the model registry has no such model.
             BundleError: A bundle cannot be trusted.
+            RegistryUnavailableError: The model registry does not answer, and never did.
         """
         known = load_cameras(settings.cameras) if settings.cameras is not None else {}
-        bundles = {folder: self._detector(folder, settings.bundle_public_key) for folder in folders(settings, known)}
+        self._models.forget()
+        if settings.camera_bundle is not None:
+            known = {name: self._with_own(name, camera, settings) for name, camera in known.items()}
+        bundles = {named: self._detector(named, settings.bundle_public_key) for named in named_bundles(settings, known)}
         self._ready = {detector.bundle.digest: detector for detector in bundles.values()}
         below = _common(settings)
         warm_up = settings.warm_up_frames if settings.unknown_cameras == "warm_up" else 0
@@ -138,13 +145,24 @@ class Resolver:
             bundles,
         )
 
-    def _detector(self, folder: Path, public_key: Path | None) -> BatchScorer:
-        bundle = open_bundle(folder, public_key)
+    def _with_own(self, name: str, camera: CameraSettings, settings: WorkerSettings) -> CameraSettings:
+        """A camera's settings with the bundle of its name, where it names none and there is one."""
+        own = settings.bundle_of(name)
+        if own is None or camera.bundle is not None:
+            return camera
+        try:
+            self._models.folder(own, settings.bundle_public_key)
+        except UnknownModelError:
+            return camera
+        return camera.model_copy(update={"bundle": own})
+
+    def _detector(self, named: Path, public_key: Path | None) -> BatchScorer:
+        bundle = open_bundle(self._models.folder(named, public_key), public_key)
         return self._ready.get(bundle.digest) or self._open_detector(bundle)
 
 
-def folders(settings: WorkerSettings, known: Mapping[str, CameraSettings]) -> list[Path]:
-    """Name the folder of every bundle, the settings' own first."""
+def named_bundles(settings: WorkerSettings, known: Mapping[str, CameraSettings]) -> list[Path]:
+    """Every bundle as it is named, the settings' own first."""
     named = [settings.bundle]
     for camera in known.values():
         named += [one.bundle for one in (camera, *camera.schedule) if one.bundle is not None]

@@ -8,6 +8,7 @@ from contract.manifest import Bundle, open_bundle
 from contract.runtime import Detector
 from worker.cameras import Resolver
 from worker.kafka_clients import open_consumer, require_topics, require_uncompressed
+from worker.models import open_models
 from worker.settings import WorkerSettings
 
 
@@ -29,16 +30,20 @@ def check_all(settings: WorkerSettings) -> Iterator[CheckLine]:
     """Check settings, bundle, provider, cameras, broker and topics, in that order; each is tried whatever fails."""
     yield CheckLine("settings", "valid", None)
     bundle: Bundle | None = None
+    models = open_models(settings)
 
     def see_bundle() -> str:
         nonlocal bundle
-        bundle = open_bundle(settings.bundle, settings.bundle_public_key)
+        key = settings.bundle_public_key
+        bundle = open_bundle(models.folder(settings.bundle, key), key)
         manifest = bundle.manifest
         p = manifest.preprocessing
-        signed = "" if settings.bundle_public_key is None else ", signed by the key"
+        signed = "" if key is None else ", signed by the key"
+        version = models.version(settings.bundle)
+        registered = "" if version is None else f", version {version} of {settings.bundle}"
         return (
             f"{manifest.name} {manifest.version} {manifest.precision}, {p.width}x{p.height}, threshold "
-            f"{manifest.calibration.threshold:.3f}, digests match{signed}"
+            f"{manifest.calibration.threshold:.3f}, digests match{signed}{registered}"
         )
 
     def see_provider() -> str:
@@ -49,7 +54,8 @@ def check_all(settings: WorkerSettings) -> Iterator[CheckLine]:
     yield _try("bundle", see_bundle)
 
     def see_cameras() -> str:
-        cameras = Resolver(lambda bundle: Detector(bundle, settings.provider, settings.threads)).resolve(settings)
+        resolver = Resolver(lambda bundle: Detector(bundle, settings.provider, settings.threads), models)
+        cameras = resolver.resolve(settings)
         return f"{cameras.known} known, {len(cameras.bundles)} bundles, unknown ones: {settings.unknown_cameras}"
 
     yield _try("provider", see_provider)

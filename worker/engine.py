@@ -115,6 +115,7 @@ class Work:
 
     Attributes:
         number: Of the batch.
+        loaded: Times that what is in force was loaded anew before it.
         frames: As they came.
         decoded: What each became.
         scoring: Scores and maps of parts of those that could be decoded, begun and not yet asked for.
@@ -122,6 +123,7 @@ class Work:
     """
 
     number: int
+    loaded: int
     frames: Sequence[IncomingFrame]
     decoded: Sequence[_Decoded | FrameError]
     scoring: list[Scoring] = field(default_factory=list)
@@ -181,17 +183,19 @@ class Engine:
         # The same by partition.
         self._at: dict[tuple[str, int], dict[str, _Camera]] = {}
         self._cameras_lock = threading.Lock()
-        self._prepared = self._followed = 0
+        self._prepared = self._followed = self._loaded = 0
 
     def use(self, profile_of: ProfileOf) -> None:
         """Take what is in force from here on, from the next batch that is prepared; to be called as `prepare` is.
 
-        An event whose terms do not hold for the next frame of its camera ends with the frame before.
+        An event whose terms do not hold for the next frame of its camera ends with the frame before. Where another
+        bundle scores that frame, it is told.
 
         Args:
             profile_of: Says what is in force for a frame.
         """
         self._profile_of = profile_of
+        self._loaded += 1
 
     def process(self, frames: Sequence[IncomingFrame]) -> list[Outcome]:
         """Score frames and say what they tell, in the order given; a camera's frames must come in theirs.
@@ -213,7 +217,7 @@ class Engine:
         with self._timed("motion"):
             admitted = [one for one in decoded if not isinstance(one, FrameError)]
             self._crew.map(lambda one: one.clip.measure(), admitted, urgent=True)
-        work = Work(self._prepared, frames, decoded)
+        work = Work(self._prepared, self._loaded, frames, decoded)
         # Begun here, so that the crew has something to do whatever the next step's thread waits for.
         work.scoring.append(self._begin_scoring(work))
         return work
@@ -267,7 +271,7 @@ class Engine:
                     self.note_heard(frame)
                 else:
                     scored = next(scores)
-                    outcome = self._outcome(one, frame, *scored) if is_wanted(frame) else None
+                    outcome = self._outcome(one, frame, *scored, work.loaded) if is_wanted(frame) else None
                 if outcome is not None:
                     outcomes.append(outcome)
         self._followed = work.number
@@ -483,8 +487,11 @@ class Engine:
             return error
         return _Decoded(camera, camera.window.take(picture.pixels), picture.trailing_bytes, picture.profile)
 
-    def _outcome(self, one: _Decoded, frame: IncomingFrame, score: float, anomaly_map: FloatArray) -> Outcome:
-        verdict = one.camera.followed.take(frame, one.profile, one.clip.frames[-1], score, anomaly_map, self._clock())
+    def _outcome(
+        self, one: _Decoded, frame: IncomingFrame, score: float, anomaly_map: FloatArray, loaded: int
+    ) -> Outcome:
+        picture = one.clip.frames[-1]
+        verdict = one.camera.followed.take(frame, one.profile, picture, score, anomaly_map, self._clock(), loaded)
         return Outcome(
             frame, verdict.score, verdict.threshold, verdict.is_anomalous, verdict.counts, alerts=verdict.alerts,
             trailing_bytes=one.trailing_bytes,

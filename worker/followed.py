@@ -19,7 +19,7 @@ from worker.frames import IncomingFrame
 from worker.health_rule import HealthRule
 from worker.profile import BatchScorer, Profile, Terms
 from worker.state import CameraState, Place, UnwellCamera, WarmUpState
-from worker.tell import EventPlaces, Peak, Where, tell_event, tell_health
+from worker.tell import EventPlaces, Peak, Where, tell_event, tell_health, tell_model_change
 from worker.warm_up import WarmUp
 from worker.zones import score_within
 
@@ -114,7 +114,7 @@ class Followed:
         # Of an event that goes on from what another engine kept.
         self._resumed: CameraState | None = None
         self._warm_up: WarmUp | None = None
-        self._scored = 0
+        self._loaded = self._scored = 0
         # Frames of the pending event, by their positions among those scored.
         self._reached: dict[int, Reached] = {}
 
@@ -142,7 +142,7 @@ class Followed:
 
     def take(
         self, frame: IncomingFrame, given: Profile, picture: npt.NDArray[np.uint8], score: float,
-        anomaly_map: FloatArray, now: float,
+        anomaly_map: FloatArray, now: float, loaded: int = 0,
     ) -> Verdict:  # fmt: skip
         """Follow the next scored frame.
 
@@ -153,10 +153,11 @@ class Followed:
             score: Of the whole picture.
             anomaly_map: float32 of shape (rows, columns).
             now: Monotonic seconds.
+            loaded: Times that what is in force was loaded anew before it.
         """
         place = Place(frame.offset, frame.captured_at_ms)
         self.last, self.heard_at = place, now
-        alerts = self._take_profile(given, frame.captured_at_ms)
+        alerts = self._take_profile(given, place, loaded)
         profile = self._in_force
         channels = profile.detector.bundle.manifest.preprocessing.channels
         told, counts = self._health.judge(
@@ -226,8 +227,9 @@ class Followed:
         assert self._profile is not None  # noqa: S101 - taken with the frame
         return self._profile
 
-    def _take_profile(self, given: Profile, at_ms: int) -> list[AnyAlert]:
+    def _take_profile(self, given: Profile, place: Place, loaded: int) -> list[AnyAlert]:
         """Go on under a profile; what was followed under other terms ends, and an event too where a warm-up begins."""
+        before, self._loaded = self._loaded, loaded
         if given is self._given:
             return []
         own = given
@@ -238,14 +240,19 @@ class Followed:
         else:
             own = self._warm_up.profile(given)
         alerts: list[AnyAlert] = []
+        at_ms, changed = place.captured_at_ms, None
         if self._terms is not None and self._terms.bundle != own.terms.bundle:
             alerts += self._close_health(at_ms)
+            # A schedule's changes are no news, and another engine's were told by it or by none.
+            if self._profile is not None and loaded != before:
+                changed = tell_model_change(self.where, place, self._terms.bundle, own.terms.bundle)
         following = self.following
         if self._terms is not None and (self._terms != own.terms or own.warm_up_frames):
             alerts += self._close_event(at_ms)
             following = None
             self._reached.clear()
             self.peak = None
+        alerts += [changed] if changed is not None else []
         self._tracker = _tracker(own.rule, own.threshold, own.release, following)
         self._look_with(own.detector)
         self._given, self._profile, self._terms, self._resumed = given, own, own.terms, None

@@ -165,7 +165,7 @@ class _Batch:
     letters: list[tuple[Any, FrameError]] = field(default_factory=list)
     late: list[IncomingFrame] = field(default_factory=list)
     origin: dict[int, Any] = field(default_factory=dict)
-    work: Work = field(default_factory=lambda: Work(0, (), ()))
+    work: Work = field(default_factory=lambda: Work(0, 0, (), ()))
 
     def counts(self, record: Any, tenures: dict[TopicPartition, int]) -> bool:  # noqa: ANN401
         """Whether a record's partition has been this worker's since the batch was made."""

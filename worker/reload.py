@@ -1,8 +1,8 @@
 """Settings, cameras and bundles loaded anew while the worker runs.
 
-A thread of its own looks whether their files changed, or waits for SIGHUP; it opens and tries what is new, which takes
-seconds, and the loop takes it between two batches. What is refused leaves everything as it was, with a line that says
-why.
+A thread of its own looks whether their files changed or the model registry names other versions, or waits for SIGHUP;
+it opens and tries what is new, which takes seconds, and the loop takes it between two batches. What is refused leaves
+everything as it was, with a line that says why.
 """
 
 import logging
@@ -16,14 +16,16 @@ from typing import Any, Final
 
 from contract.errors import ConfigError
 from contract.manifest import MANIFEST_NAME, SIGNATURE_NAME
+from contract.model_address import is_model_address
 from worker.camera_settings import camera_files
 from worker.cameras import Cameras
+from worker.models import Models
 from worker.settings import WorkerSettings
 
 _CHANGEABLE: Final = frozenset(
     {
-        "bundle", "bundle_public_key", "threshold", "false_events_per_day", "event_rule", "cameras", "unknown_cameras",
-        "warm_up_frames", "allowed_cameras", "late",
+        "bundle", "camera_bundle", "bundle_public_key", "threshold", "false_events_per_day", "event_rule", "cameras",
+        "unknown_cameras", "warm_up_frames", "allowed_cameras", "late",
     }
 )  # fmt: skip
 _CLOSE_SECONDS: Final = 5.0
@@ -42,6 +44,7 @@ class Reloader:
         resolve: Makes of settings what is in force.
         file: YAML file of the settings, if any.
         on_reload: Told whether a reload was taken, and what is in force then.
+        models: Says which versions the registry names now, and which are in use.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Reloader:
         resolve: Callable[[WorkerSettings], Cameras],
         file: Path | None = None,
         on_reload: Callable[[Cameras | None], None] = lambda _cameras: None,
+        models: Models | None = None,
     ) -> None:
         self._settings = settings
         self._bundles = tuple(cameras.bundles)
@@ -59,13 +63,15 @@ class Reloader:
         self._resolve = resolve
         self._file = file
         self._on_reload = on_reload
+        self._models = models or Models()
         self._lock = threading.Lock()
         self._new: Cameras | None = None
         self._asked = threading.Event()
         self._ended = False
         # Why the last reload was refused, if it was.
         self._refused: str | None = None
-        self._seen = self._tried = self._signature()
+        # An alias may have moved while the bundles were opened.
+        self._seen = self._tried = (*self._signature_of_files(), *self._models.in_use())
         self._thread = threading.Thread(target=self._watch, name="reload", daemon=True)
         self._handler: Any = None
 
@@ -137,6 +143,9 @@ class Reloader:
         self._on_reload(cameras)
 
     def _signature(self) -> Signature:
+        return (*self._signature_of_files(), *self._models.look())
+
+    def _signature_of_files(self) -> Signature:
         files = [self._file] if self._file is not None else []
         cameras = self._settings.cameras
         try:
@@ -144,7 +153,8 @@ class Reloader:
         except ConfigError:
             # An empty folder is a change of the folder itself.
             files += [cameras] if cameras is not None else []
-        files += [folder / name for folder in self._bundles for name in (MANIFEST_NAME, SIGNATURE_NAME)]
+        folders = [named for named in self._bundles if not is_model_address(named)]
+        files += [folder / name for folder in folders for name in (MANIFEST_NAME, SIGNATURE_NAME)]
         return tuple(_state_of(file) for file in files)
 
 

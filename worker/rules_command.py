@@ -10,6 +10,7 @@ from rich.console import Console
 
 from contract.errors import ConfigError, FramewatchError
 from contract.manifest import Bundle, open_bundle
+from worker.models import open_models
 from worker.recorded_scores import ScoredFrame, Wanted, read_file, read_topic
 from worker.rules import Replay, WouldBeEvent
 from worker.rules_curve import Curves
@@ -104,7 +105,8 @@ def count_events(
 
 def _bundle(settings: WorkerSettings, console: Console) -> Bundle | None:
     if settings.bundle != Path():
-        return open_bundle(settings.bundle, settings.bundle_public_key)
+        folder = open_models(settings).folder(settings.bundle, settings.bundle_public_key)
+        return open_bundle(folder, settings.bundle_public_key)
     console.print(
         "no bundle named: its rule is taken to be the default one, and each threshold for its release threshold; "
         "--bundle names the one that scored", highlight=False, soft_wrap=True,

@@ -13,6 +13,7 @@ from worker.delivery import Delivery
 from worker.engine import Engine
 from worker.kafka_clients import mapped_errors, open_consumer, require_topics, require_uncompressed
 from worker.loop import WorkerLoop
+from worker.models import Models, open_models
 from worker.partitions import Losses
 from worker.read_back import ReadBack
 from worker.reload import Reloader
@@ -39,7 +40,8 @@ def run_replay(settings: WorkerSettings, wanted: ReplayRange) -> str:
         One line that says what was done.
 
     Raises:
-        ConfigError: A setting, a topic or the provider is wrong.
+        ConfigError: A setting, a topic or the provider is wrong, or the model registry has no such model.
+        RegistryUnavailableError: The model registry does not answer, and never did.
         BundleError: A bundle cannot be trusted.
         BrokerUnavailableError: No broker answers.
         DeliveryError: A record was not confirmed.
@@ -66,20 +68,22 @@ def run_worker(
         replay: What of the past is done; None for what comes.
 
     Raises:
-        ConfigError: A setting, a topic or the provider is wrong.
+        ConfigError: A setting, a topic or the provider is wrong, or the model registry has no such model.
+        RegistryUnavailableError: The model registry does not answer, and never did.
         BundleError: A bundle cannot be trusted.
         BrokerUnavailableError: No broker answers.
         DeliveryError: A record was not confirmed.
     """
     # One thread a call and as many calls as there are cores: threads within a call wait for each other.
-    resolver = Resolver(lambda bundle: Detector(bundle, settings.provider, 1))
+    models = open_models(settings)
+    resolver = Resolver(lambda bundle: Detector(bundle, settings.provider, 1), models)
     cameras = resolver.resolve(settings)
     cores = cores_given()
     threads = settings.threads or (cores + 1 if cores > 1 else 1)
     share_interpreter()
     metrics = Metrics()
     probes = Probes(settings.kafka.max_poll_interval_ms / 1000)
-    _tell_bundle(metrics, cameras)
+    _tell_bundle(metrics, cameras, models)
     with Crew(threads) as crew, TelemetryServer(settings.http, metrics, probes) as server:
         engine = Engine(
             cameras.detector,
@@ -96,13 +100,13 @@ def run_worker(
         def tell(taken: Cameras | None) -> None:
             metrics.reloads.labels("refused" if taken is None else "taken").inc()
             if taken is not None:
-                _tell_bundle(metrics, taken)
+                _tell_bundle(metrics, taken, models)
 
         with ExitStack() as stack:
             watchdog = stack.enter_context(Watchdog())
             reloader = None
             if load is not None:
-                reloader = stack.enter_context(Reloader(settings, cameras, load, resolver.resolve, file, tell))
+                reloader = stack.enter_context(Reloader(settings, cameras, load, resolver.resolve, file, tell, models))
             _run_loop(engine, settings, cameras, reloader, metrics, probes, watchdog, server.port, replay)
 
 
@@ -110,9 +114,13 @@ def _never() -> None:
     """Nothing is loaded anew."""
 
 
-def _tell_bundle(metrics: Metrics, cameras: Cameras) -> None:
+def _tell_bundle(metrics: Metrics, cameras: Cameras, models: Models) -> None:
     name, provider = cameras.detector.bundle.reference, cameras.detector.provider
-    metrics.bundle.info({"name": name.name, "version": name.version, "digest": name.digest, "provider": provider})
+    named = next(iter(cameras.bundles))
+    version = models.version(named)
+    registered = {"address": str(named), "model_version": str(version)} if version is not None else {}
+    info = {"name": name.name, "version": name.version, "digest": name.digest, "provider": provider}
+    metrics.bundle.info({**info, **registered})
     metrics.loaded_at.set(time.time())
 
 

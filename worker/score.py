@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from contract.alert import Alert, AnyAlert, CameraAlert
+from contract.alert import Alert, AnyAlert, CameraAlert, ModelAlert
 from contract.clip import Clip, require_end
 from contract.errors import ConfigError, FootageError
 from contract.frame import FrameLimits
@@ -122,7 +122,7 @@ def write_scores(rows: Iterator[ScoreRow | AnyAlert], out: Path, events: Path | 
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
-            if not isinstance(row, Alert | CameraAlert):
+            if not isinstance(row, Alert | CameraAlert | ModelAlert):
                 writer.writerow(row)
                 count += 1
                 continue

@@ -9,6 +9,7 @@ from contract.address import is_loopback
 from contract.event import EventRuleChanges
 from contract.frame import FrameLimits
 from contract.kafka_connection import TOPIC_PATTERN, KafkaConnection
+from contract.model_address import is_model_address, parse_model_address
 from contract.runtime import Provider
 from contract.settings import FrozenModel, Settings
 from worker.camera_settings import LateSettings
@@ -16,6 +17,7 @@ from worker.health_rule import HealthRule
 
 _MAX_PORT = 65_535
 _ADDRESS = r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}"
+_CAMERA = "{camera}"
 
 
 class KafkaSettings(KafkaConnection):
@@ -153,7 +155,23 @@ class WorkerSettings(Settings):
     """What ``worker run`` does."""
 
     bundle: Path
-    """Folder of the bundle."""
+    """Folder of the bundle, or its address in the model registry, ``models:/NAME@ALIAS`` or
+    ``models:/NAME/VERSION``."""
+
+    camera_bundle: str | None = None
+    """Address in the model registry, with ``{camera}`` in place of the camera's id, such as
+    ``models:/{camera}@champion``: of the bundle for each camera that ``cameras`` names without one. Where the registry
+    has no such model, ``bundle`` is taken."""
+
+    registry: str | None = None
+    """Model registry: a folder, ``sqlite:///FILE``, or the http or https address of an MLflow server. What MLflow's own
+    variables say, or else ``~/.framewatch/registry``, where not set."""
+
+    registry_allow_plaintext: bool = False
+    """Whether a connection to the registry without TLS may leave this machine."""
+
+    registry_cache: Path = Path("~/.framewatch/models")
+    """Folder of bundles that were downloaded from it."""
 
     bundle_public_key: Path | None = None
     """File of a public Ed25519 key, PEM; a bundle not signed with its private one is refused. None: none need be."""
@@ -231,6 +249,31 @@ class WorkerSettings(Settings):
 
     limits: FrameLimits = FrameLimits()
     """What a frame may declare."""
+
+    def bundle_of(self, camera_id: str) -> Path | None:
+        """How the bundle is named that a camera has by ``camera_bundle``."""
+        return Path(self.camera_bundle.replace(_CAMERA, camera_id)) if self.camera_bundle is not None else None
+
+    @field_validator("bundle")
+    @classmethod
+    def _is_named_well(cls, named: Path) -> Path:
+        if is_model_address(named):
+            parse_model_address(named)
+        return named
+
+    @field_validator("camera_bundle")
+    @classmethod
+    def _names_the_camera(cls, address: str | None) -> str | None:
+        if address is not None:
+            if _CAMERA not in address:
+                raise ValueError("has no {camera} in it")
+            parse_model_address(address.replace(_CAMERA, "c"))
+        return address
+
+    @field_validator("registry_cache")
+    @classmethod
+    def _is_whole_path(cls, folder: Path) -> Path:
+        return folder.expanduser().absolute()
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

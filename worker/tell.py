@@ -1,4 +1,4 @@
-"""Alerts, made of what is known of a camera's event or of its health."""
+"""Alerts, made of what is known of a camera's event, of its health, or of its model."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,11 +10,15 @@ from contract.alert import (
     CameraAlert,
     CameraData,
     FrameReference,
+    ModelAlert,
+    ModelChangedData,
     Picture,
+    PlaceReference,
     StretchReference,
     make_alert,
     make_camera_alert,
     make_event_id,
+    make_model_alert,
 )
 from contract.event import Event, Transition
 from contract.scoring import FloatArray, Severity, anomalous_area, anomalous_boxes
@@ -152,3 +156,23 @@ def tell_health(
         rule_version=rule_version,
     )
     return make_camera_alert(at_ms, said)
+
+
+def tell_model_change(where: Where, place: Place, before: BundleReference, after: BundleReference) -> ModelAlert:
+    """Make the alert of another model.
+
+    Args:
+        where: Whose it is.
+        place: Of the first frame that it scored.
+        before: The bundle that scored the frame before.
+        after: The bundle that scored this one.
+    """
+    said = ModelChangedData(
+        event_id=make_event_id(*where[:2], place.offset, where.camera_id, after.digest, before.digest),
+        camera_id=where.camera_id,
+        changed_at_ms=place.captured_at_ms,
+        before=before,
+        after=after,
+        frames=PlaceReference(topic=where.topic, partition=where.partition, offset=place.offset),
+    )
+    return make_model_alert(said)

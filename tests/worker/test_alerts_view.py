@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from contract.alert import AnomalyData, make_alert
+from contract.alert import AnomalyData, ModelChangedData, make_alert, make_model_alert
 from worker.alerts_view import AlertTable, as_json_line, describe, parse_alert
 
 DATA = {
@@ -124,3 +124,21 @@ def test_the_table_shows_how_long_an_event_lasted():
     table.add(changed(ended_at_ms=2_500, type="framewatch.anomaly.ended.v1"))
     Console(file=output, width=200).print(table.render())
     assert "1.5 s" in output.getvalue()
+
+
+@pytest.mark.parametrize("at_ms", [1_000, 10**17, -(10**17)])
+def test_another_model_is_shown_by_its_version(at_ms):
+    bundle = {"name": "room", "version": "v1", "digest": "sha256:" + "0" * 64}
+    value = make_model_alert(
+        ModelChangedData(
+            event_id="0" * 32, camera_id="door", changed_at_ms=at_ms, before=bundle, after={**bundle, "version": "v2"},
+            frames={"topic": "frames", "partition": 0, "offset": 7},
+        )
+    ).to_json()  # fmt: skip
+    line = describe(parse_alert(value))
+    assert line.startswith("door model room v2 from ")
+    assert line.endswith(", before room v1")
+    table, output = AlertTable(), io.StringIO()
+    assert table.add(value)
+    Console(file=output, width=200).print(table.render())
+    assert "model v2" in output.getvalue()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from contract.alert import read_alert
 from contract.event import EventRule
 from contract.frame import Preprocessing
 from tests.worker.test_engine import BRIGHT, DARK, detector, frame
@@ -255,3 +256,46 @@ def test_many_cameras_that_warmed_up_fit_into_what_a_broker_takes():
     engine.process(frames[-len(cameras) * 200 :])
     done, left_out = engine.state("frames", 0, len(frames), LIMIT)
     assert (len(done) <= LIMIT, left_out) == (True, 0)
+
+
+def test_another_bundle_that_was_loaded_is_told_once_a_camera_at_its_first_frame():
+    before, after = make_profile(named("a")), make_profile(named("b"))
+    cameras = ("door", "yard")
+    frames = [frame(2 * i + place, DARK, camera) for i in range(6) for place, camera in enumerate(cameras)]
+    engine = engine_of(lambda _camera, _at: before)
+    outcomes = engine.process(frames[:5])
+    engine.use(lambda _camera, _at: after)
+    outcomes += engine.process([*frames[5:8], frame(100, DARK, "new")])
+    again = make_profile(named("b"))
+    engine.use(lambda _camera, _at: again)
+    outcomes += engine.process(frames[8:])
+
+    alerts = [alert for outcome in outcomes for alert in outcome.alerts]
+    assert [(alert.type, alert.subject) for alert in alerts] == [
+        ("framewatch.camera.model_changed.v1", "yard"), ("framewatch.camera.model_changed.v1", "door"),
+    ]  # fmt: skip
+    for alert, offset in zip(alerts, (5, 6), strict=True):
+        data = alert.data
+        assert (data.before.name, data.after.name) == ("a", "b")
+        assert (data.frames.topic, data.frames.partition, data.frames.offset) == ("frames", 0, offset)
+        assert data.changed_at_ms == frames[offset].captured_at_ms == alert.time.timestamp() * 1000
+        assert read_alert(alert.to_json()) == alert
+    assert len({alert.id for alert in alerts}) == 2
+    assert all(alert.id == f"{alert.data.event_id}.changed" for alert in alerts)
+
+
+def test_an_open_event_ends_before_another_model_is_told():
+    before, after = make_profile(named("a")), make_profile(named("b"))
+    engine = engine_of(lambda _camera, _at: before)
+    visit = [frame(i, level) for i, level in enumerate(levels((DARK, 1), (BRIGHT, 6)))]
+    outcomes = engine.process(visit[:4])
+    engine.use(lambda _camera, _at: after)
+    outcomes += engine.process(visit[4:])
+    kinds = told(outcomes)
+    assert [kind for kind, _ in kinds] == ["started", "ended", "model_changed", "started"]
+    assert [kinds[place][1].data.bundle.name for place in (0, 1, 3)] == ["a", "a", "b"]
+
+
+def test_a_schedule_s_change_of_model_is_no_news():
+    engine = engine_of(schedule_of_two)
+    assert not told(engine.process([frame(i, DARK, "yard") for i in range(20)]))

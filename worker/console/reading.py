@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from contract.alert import CAMERA_ID_PATTERN, Alert, Picture
+from contract.alert import CAMERA_ID_PATTERN, MODEL_CHANGED_TYPE, Alert, Picture
 from contract.command_line import printable
 from contract.errors import FrameError
 from contract.feedback import Feedback
@@ -220,10 +220,12 @@ def _read_notice(value: bytes, told_at_ms: int) -> NoticeRow:
         raise MalformedError("alert") from error
     if told.type.startswith("framewatch.anomaly."):
         raise MalformedError("alert")
-    camera_state = _CAMERA_STATE.fullmatch(told.type)
-    data = told.data
+    # Another model is no trouble of a camera's, and never ends.
+    is_model = told.type == MODEL_CHANGED_TYPE
+    camera_state = None if is_model else _CAMERA_STATE.fullmatch(told.type)
+    data = {**told.data, **_models_in(told.data)} if is_model else told.data
     camera_id, event_id = data.get("camera_id"), data.get("event_id")
-    at_ms, ended_at_ms = _time_in(data, "started_at_ms"), _time_in(data, "ended_at_ms")
+    at_ms, ended_at_ms = _time_in(data, "changed_at_ms" if is_model else "started_at_ms"), _time_in(data, "ended_at_ms")
     return NoticeRow(
         notice_id=_short(event_id if isinstance(event_id, str) and event_id else told.id),
         type=_short(told.type),
@@ -234,6 +236,12 @@ def _read_notice(value: bytes, told_at_ms: int) -> NoticeRow:
         ended_at_ms=ended_at_ms,
         facts=json.dumps(_plain_facts(data)),
     )
+
+
+def _models_in(data: dict[str, Any]) -> dict[str, Any]:
+    """Names and versions of the bundles that an alert of another model says."""
+    said = {when: data[when] for when in ("before", "after") if isinstance(data.get(when), dict)}
+    return {f"{when} {part}": one.get(part) for when, one in said.items() for part in ("name", "version")}
 
 
 def _plain_facts(data: dict[str, Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from contract.alert import CameraData, make_camera_alert
+from contract.alert import CameraData, ModelChangedData, make_camera_alert, make_model_alert
 from tests.worker.console.records import DIGEST, NOW, anomaly, event_id, health, jpeg, picture, record, said, score
 from worker.console.reading import (
     MAX_ALERT_BYTES,
@@ -109,6 +109,18 @@ def test_what_a_worker_tells_of_a_camera_is_its_notice(ended_at_ms):
     row = read_alert(record(make_camera_alert(NOW, data).to_json()), NOW)
     assert (row.camera_id, row.state, row.notice_id) == ("door", "covered", event_id(1))
     assert (row.sorted_at_ms, row.ended_at_ms) == (NOW - 500, ended_at_ms)
+
+
+def test_another_model_is_a_notice_and_no_trouble_of_its_camera():
+    bundle = {"name": "room", "version": "v1", "digest": DIGEST}
+    data = ModelChangedData(
+        event_id=event_id(1), camera_id="door", changed_at_ms=NOW - 500, before=bundle,
+        after={**bundle, "version": "v2"}, frames={"topic": "frames", "partition": 0, "offset": 7},
+    )  # fmt: skip
+    row = read_alert(record(make_model_alert(data).to_json()), NOW)
+    assert (row.camera_id, row.state, row.ended_at_ms, row.sorted_at_ms) == ("door", None, None, NOW - 500)
+    facts = json.loads(row.facts)
+    assert (facts["before version"], facts["after version"]) == ("v1", "v2")
 
 
 def test_an_unknown_alert_is_a_notice_in_plain_characters():

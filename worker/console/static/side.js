@@ -19,7 +19,7 @@ export function drawNotices(notices) {
     return el("li", { className: "card notice", title: facts },
       el("div", { className: "line" },
         el("bdi", { className: "camera" }, notice.camera_id || "no camera"),
-        el("span", { className: notice.state && !notice.ended_at_ms ? "chip high" : "chip" }, notice.state ?? "other")),
+        el("span", { className: notice.state && !notice.ended_at_ms ? "chip high" : "chip" }, notice.state ?? (notice.type.includes("model_changed") ? "model" : "other"))),
       el("div", { className: "quiet small" }, el("bdi", {}, notice.type), " · ", moment(notice.sorted_at_ms),
         notice.ended_at_ms ? ` · lasted ${duration(notice.ended_at_ms - notice.sorted_at_ms)}` : ""));
   }), !notices.length && el("li", { className: "empty small" }, "None. Alerts of a camera's health, and of kinds that this console does not know, stand here."));

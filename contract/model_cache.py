@@ -1,0 +1,64 @@
+"""Versions of registered models, and the folder in which their bundles lie once they were downloaded."""
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from contract.errors import BundleError
+from contract.manifest import open_bundle
+from contract.model_address import ModelAddress
+
+_DIGITS: Final = 12
+
+
+class RegisteredModel(NamedTuple):
+    """One version of a registered model.
+
+    Attributes:
+        name: Of the model.
+        version: Its number.
+        digest: Of the bundle, as `contract.manifest.Bundle.digest`.
+        aliases: That name this version now.
+        tags: Of the version.
+        metrics: Of the run that made it; empty where they were not asked for, or are gone.
+    """
+
+    name: str
+    version: int
+    digest: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+
+    @property
+    def address(self) -> ModelAddress:
+        """The version's own."""
+        return ModelAddress(self.name, version=self.version)
+
+
+def cached_folder(cache: Path, found: RegisteredModel) -> Path:
+    """Where a version's bundle lies in a cache."""
+    return cache / found.name / f"{found.version}-{found.digest.removeprefix('sha256:')[:_DIGITS]}"
+
+
+def is_whole(folder: Path, digest: str, public_key: Path | None) -> bool:
+    """Whether a folder holds a bundle, undamaged, signed where that is asked for."""
+    try:
+        return open_bundle(folder, public_key).digest == digest
+    except BundleError:
+        return False
+
+
+def require_registered(folder: Path, found: RegisteredModel, public_key: Path | None) -> None:
+    """Check that what was downloaded is the bundle that was registered.
+
+    Raises:
+        BundleError: It is not whole, not signed by the key, or another one.
+    """
+    try:
+        digest = open_bundle(folder, public_key).digest
+    except BundleError as error:
+        # Without the place of the moment: who asks again is to see the same answer.
+        said = str(error).replace(f"{folder}/", "").replace(str(folder), "of the registry")
+        raise BundleError(said) from error
+    if digest != found.digest:
+        raise BundleError(f"the registry holds bundle {digest}, registered was {found.digest}")

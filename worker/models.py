@@ -1,0 +1,203 @@
+"""Where the bundles lie that settings name: in a folder, or in the model registry, which may not answer.
+
+What the registry last said of an address stays beside the downloaded bundles. So a worker that starts while the
+registry is down goes on with what the last one ran.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from contract.errors import BundleError, ConfigError, RegistryUnavailableError, UnknownModelError
+from contract.model_address import ModelAddress, is_model_address, parse_model_address
+from contract.model_cache import RegisteredModel, cached_folder, is_whole
+from contract.registry import Registry
+from worker.settings import WorkerSettings
+
+_AGAIN_SECONDS: Final = 60.0
+_log = logging.getLogger(__name__)
+
+Versions = tuple[tuple[str, int, int, int], ...]
+
+
+class InUse(NamedTuple):
+    """What an address stands for.
+
+    Attributes:
+        version: Number of the version; 0 where the registry has no such model.
+        digest: Of its bundle.
+    """
+
+    version: int
+    digest: str
+
+
+_NONE: Final = InUse(0, "")
+
+
+class Models:
+    """Says in which folder a bundle lies, and which version an address in the registry stands for.
+
+    Args:
+        registry: Where the registry is; see `contract.registry.Registry`.
+        cache: Folder of downloaded bundles and of what the registry last said.
+        allow_plaintext: Whether a connection to it without TLS may leave this machine.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        registry: str | None = None,
+        cache: Path = Path(),
+        *,
+        allow_plaintext: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._uri = registry
+        self._cache = cache
+        self._allow_plaintext = allow_plaintext
+        self._clock = clock
+        self._opened: Registry | None = None
+        # What is in use, by its address.
+        self._in_use: dict[str, InUse] = {}
+        # Versions that were refused lately, when and why: a whole bundle is not to be downloaded at every look.
+        self._refused: dict[InUse, tuple[float, BundleError]] = {}
+        self._is_silent = False
+
+    def folder(self, named: Path, public_key: Path | None = None) -> Path:
+        """Say where a bundle lies, after it was downloaded where need be; blocks meanwhile.
+
+        Where the registry does not answer, that is the bundle of its last answer.
+
+        Args:
+            named: Folder, or address in the registry.
+            public_key: Of whoever must have signed what is downloaded.
+
+        Raises:
+            ConfigError: The address is none, or the registry refuses the question.
+            UnknownModelError: The registry has no such model, version or alias.
+            BundleError: The version's files are not the bundle that was registered, or not signed.
+            RegistryUnavailableError: The registry does not answer, and never did for this address.
+        """
+        if not is_model_address(named):
+            return named
+        address = _parsed(named)
+        try:
+            found = self._registry.find(address, with_metrics=False)
+            folder = self._fetched(found, public_key)
+        except RegistryUnavailableError as error:
+            return self._as_last_said(address, public_key, error)
+        except UnknownModelError:
+            self._in_use[str(named)] = _NONE
+            raise
+        self._heard()
+        self._in_use[str(named)] = InUse(found.version, found.digest)
+        self._note(address, found)
+        return folder
+
+    def version(self, named: Path) -> int | None:
+        """Number of the version in use under an address; None for a folder."""
+        in_use = self._in_use.get(str(named))
+        return in_use.version if in_use is not None else None
+
+    def in_use(self) -> Versions:
+        """What each address stands for that was asked for since `forget`."""
+        return tuple((address, one.version, 0, 0) for address, one in sorted(self._in_use.items()))
+
+    def look(self) -> Versions:
+        """The same as the registry says it now; what it does not answer stays as it was."""
+        return tuple((address, self._version_now(address, one), 0, 0) for address, one in sorted(self._in_use.items()))
+
+    def forget(self) -> None:
+        """Begin anew to note which addresses are asked for."""
+        self._in_use.clear()
+
+    @property
+    def _registry(self) -> Registry:
+        if self._opened is None:
+            self._opened = Registry(self._uri, allow_plaintext=self._allow_plaintext)
+        return self._opened
+
+    def _version_now(self, address: str, in_use: InUse) -> int:
+        try:
+            version = self._registry.find(address, with_metrics=False).version
+        except RegistryUnavailableError as error:
+            self._say_silent(error)
+            return in_use.version
+        except UnknownModelError as error:
+            if in_use != _NONE:
+                _log.warning("the registry does not know a model in use any more, it stays: %s", error)
+            return in_use.version
+        self._heard()
+        return version
+
+    def _fetched(self, found: RegisteredModel, public_key: Path | None) -> Path:
+        wanted = InUse(found.version, found.digest)
+        at, error = self._refused.get(wanted, (0.0, None))
+        if error is not None and self._clock() - at < _AGAIN_SECONDS:
+            raise error
+        try:
+            return self._registry.fetch(found, self._cache, public_key)
+        except BundleError as refusal:
+            self._refused[wanted] = self._clock(), refusal
+            raise
+
+    def _note(self, address: ModelAddress, found: RegisteredModel) -> None:
+        said = {"registry": str(self._registry), "version": found.version, "digest": found.digest}
+        file = self._answer_file(address)
+        text = json.dumps(said) + "\n"
+        if _read(file) != text:
+            part = file.with_name(f"{file.name}.part")
+            part.write_text(text, encoding="utf-8")
+            part.replace(file)
+
+    def _as_last_said(self, address: ModelAddress, public_key: Path | None, error: RegistryUnavailableError) -> Path:
+        try:
+            said = json.loads(_read(self._answer_file(address)))
+            found = RegisteredModel(address.name, said["version"], said["digest"], (), {}, {})
+            folder = cached_folder(self._cache, found)
+            is_of_it = said["registry"] == str(self._registry)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise error from None
+        if not is_of_it or not is_whole(folder, found.digest, public_key):
+            raise error
+        self._say_silent(error)
+        self._in_use[str(address)] = InUse(found.version, found.digest)
+        _log.warning("%s is taken as the registry last said: version %s", address, found.version)
+        return folder
+
+    def _answer_file(self, address: ModelAddress) -> Path:
+        called = f"@{address.alias}" if address.alias is not None else str(address.version)
+        return self._cache / address.name / f"{called}.json"
+
+    def _say_silent(self, error: RegistryUnavailableError) -> None:
+        if not self._is_silent:
+            _log.warning("the model registry does not answer, what is in use stays: %s", error)
+        self._is_silent = True
+
+    def _heard(self) -> None:
+        if self._is_silent:
+            _log.warning("the model registry answers again")
+        self._is_silent = False
+
+
+def open_models(settings: WorkerSettings) -> Models:
+    """What says where the settings' bundles lie."""
+    return Models(settings.registry, settings.registry_cache, allow_plaintext=settings.registry_allow_plaintext)
+
+
+def _parsed(named: Path) -> ModelAddress:
+    try:
+        return parse_model_address(named)
+    except ValueError as error:
+        raise ConfigError(f"bundle {named} {error}") from error
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
