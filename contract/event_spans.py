@@ -12,7 +12,7 @@ from typing import Any, Final
 from kafka import TopicPartition
 from pydantic import ValidationError
 
-from contract.alert import Alert, CameraAlert, read_alert
+from contract.alert import Alert, read_alert
 from contract.errors import FootageError
 from contract.feedback import Feedback, Verdict
 from contract.steady_consumer import SteadyConsumer
@@ -145,7 +145,7 @@ def _alerts(
         except (ValidationError, ValueError):
             passed_over["alert"] += 1
             continue
-        if isinstance(alert, CameraAlert):
+        if not isinstance(alert, Alert):
             continue
         data = alert.data
         is_whole = data.ended_at_ms is None or data.ended_at_ms >= data.started_at_ms

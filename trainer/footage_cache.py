@@ -221,7 +221,8 @@ class CacheFolder:
 
     def newest(self, request: str) -> str | None:
         """Digest of the plan that was used last for a request; None where there is none."""
-        found = sorted(self._path.glob(f"{request}-*{_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
+        with _locked(self._path / _FOLDER_LOCK):
+            found = sorted(self._path.glob(f"{request}-*{_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
         return found[-1].stem.removeprefix(f"{request}-") if found else None
 
     def use(self, request: str, plan: str) -> FootageCache:

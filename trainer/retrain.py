@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from contract.registry import CHALLENGER, CHAMPION, Registry
 from rich.console import Console
 
 from contract.command_line import DONE, FAILED
 from contract.errors import BundleError, FootageError, FramewatchError, ParityError, TrainingError, UnknownModelError
 from contract.manifest import Bundle, open_bundle
+from contract.registry import CHALLENGER, CHAMPION, Registry
 from trainer.checkpoint import CHECKPOINT_NAME
 from trainer.compare import Comparison
 from trainer.compare_command import COMPARISON_NAME, VERDICT_NAME, compare

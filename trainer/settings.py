@@ -28,7 +28,7 @@ class TopicSettings(FrozenModel):
     nothing."""
 
     feedback_topic: str | None = Field(default="feedback", pattern=TOPIC_PATTERN)
-    """Topic of verdicts on events, passed over where it is not there unless it is given. Null for none."""
+    """Topic of verdicts on events; one of another name must be there. Null for none."""
 
     max_frames: int = Field(default=20_000, ge=24, le=10_000_000)
     """Frames taken at the most, evenly over the time of day; all where the range holds fewer."""
@@ -45,6 +45,12 @@ class TopicSettings(FrozenModel):
 
     footage_days: float = Field(default=14, ge=0, le=3650, exclude=True)
     """Days after which footage that no fit uses is removed from there, at the next fit."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.alerts_topic is not None and self.alerts_topic == self.feedback_topic:
+            raise ValueError("alerts_topic and feedback_topic must differ")
+        return self
 
 
 class FitSettings(Settings):

@@ -36,6 +36,9 @@ class Filler:
         self._limits = limits
         self._cache = cache
         self._taken = cache.taken()
+        stored = self._taken.values()
+        self._known = {int(number) for one in stored for number in one.partitions.split(",") if number}
+        self._misses = sum(one.was_wide and not one.seen for one in stored)
         self._stack = ExitStack()
         self._topic: TopicReader | None = None
 
@@ -47,8 +50,8 @@ class Filler:
     ) -> None:
         self._stack.close()
 
-    def take(self, number: int, interval: Interval, limit: int, left_out: Sequence[Interval]) -> Taken:
-        """What a stretch gave, read now where it is not on disk; blocks.
+    def take(self, number: int, interval: Interval, limit: int, left_out: Sequence[Interval]) -> Taken | None:
+        """What a stretch gave, read now where it is not on disk; None where there is nothing to read; blocks.
 
         Args:
             number: Which stretch.
@@ -62,21 +65,23 @@ class Filler:
         """
         if number not in self._taken:
             with mapped_errors(self._address.connection, self._address.bootstrap_servers):
+                topic = self._opened()
+                first, then = self._partitions(topic)
+                if all(topic.is_silent(*interval, partition) for partition in first | then):
+                    return None
                 stretch = _Stretch(number, self._limits, limit, left_out)
-                self._taken[number] = self._cache.add(number, self._read(stretch, interval))
+                one = self._cache.add(number, _read(topic, stretch, interval, first, then))
+            self._taken[number] = one
+            self._known |= {int(partition) for partition in one.partitions.split(",") if partition}
+            self._misses += one.was_wide and not one.seen
         return self._taken[number]
 
-    def _read(self, stretch: "_Stretch", interval: Interval) -> Iterator[StoredFrame | Taken]:
-        topic = self._opened()
-        known = {int(one) for taken in self._taken.values() for one in taken.partitions.split(",") if one}
-        found: list[int] = []
-        looked = sorted(known or topic.partitions)
-        yield from _look(topic, stretch, interval, looked, found)
-        misses = sum(taken.was_wide and not taken.seen for taken in self._taken.values())
-        is_wide = not known or (not found and misses < _WIDE_LOOKS)
-        if known and is_wide:
-            yield from _look(topic, stretch, interval, sorted(topic.partitions - known), found)
-        yield stretch.taken(found, was_wide=is_wide)
+    def _partitions(self, topic: TopicReader) -> tuple[frozenset[int], frozenset[int]]:
+        """Where the camera is looked for, and where then if it is not there."""
+        if not self._known:
+            return topic.partitions, frozenset()
+        others = topic.partitions - self._known if self._misses < _WIDE_LOOKS else frozenset()
+        return frozenset(self._known), others
 
     def _opened(self) -> TopicReader:
         if self._topic is None:
@@ -84,6 +89,17 @@ class Filler:
             reader = open_reader(address.connection, address.bootstrap_servers, CLIENT_ID, lost_place="earliest")
             self._topic = TopicReader(self._stack.enter_context(closing(reader)), address)
         return self._topic
+
+
+def _read(
+    topic: TopicReader, stretch: "_Stretch", interval: Interval, first: frozenset[int], then: frozenset[int]
+) -> Iterator[StoredFrame | Taken]:
+    found: list[int] = []
+    yield from _look(topic, stretch, interval, sorted(first), found)
+    is_wide = first == topic.partitions or (not found and bool(then))
+    if not found:
+        yield from _look(topic, stretch, interval, sorted(then), found)
+    yield stretch.taken(found, was_wide=is_wide)
 
 
 def _look(

@@ -110,6 +110,8 @@ class TopicFootage(Sequence[Clip]):
 
     def _fill(self, cache: FootageCache, plan: Plan, grid: Grid) -> list[Taken]:
         """Read stretches until there are enough, or none is left; give them in the order of time."""
+        if cache.fact("done"):
+            return list(cache.taken().values())
         wanted, left_out = self._settings.topic.max_frames, plan.left_out(self._settings.topic.margin_seconds)
         draw = Draw(grid, left_out)
         taken: list[Taken] = []
@@ -120,10 +122,13 @@ class TopicFootage(Sequence[Clip]):
         ):
             while frames < wanted and (number := draw.next()) is not None:
                 one = filler.take(number, grid.interval(number), wanted - frames, left_out)
+                if one is None:
+                    continue
                 draw.gave(number, one.kept)
                 taken.append(one)
                 frames += one.kept
                 progress.update(frames / wanted, f"{frames} frames of {len(taken)} stretches")
+        taken.sort(key=lambda one: one.number)
         _require_pictures(taken)
         if not frames:
             raise FootageError(
@@ -131,7 +136,7 @@ class TopicFootage(Sequence[Clip]):
                 f"to {_time(plan.to_ms)} outside its {len(plan.spans)} events; is the camera's name right?"
             )
         cache.remember(done=True)
-        return sorted(taken, key=lambda one: one.number)
+        return taken
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)
@@ -173,9 +178,10 @@ def read_spans(
             StageProgress("reading events", console) as progress,
         ):
             for number, (first, last) in enumerate(bounds(spans, to_ms)):
-                if room > 0:
-                    taken.append(filler.take(number, (max(0, first - lead_in_ms), last + 1), room, ()))
-                    room -= taken[-1].kept
+                one = filler.take(number, (max(0, first - lead_in_ms), last + 1), room, ()) if room > 0 else None
+                if one is not None:
+                    taken.append(one)
+                    room -= one.kept
                 progress.update((number + 1) / len(spans), f"{number + 1} events")
     _require_pictures(taken)
     kept = [one for one in taken if one.kept]

@@ -130,9 +130,9 @@ class Grid:
 class Draw:
     """Says which stretch comes next, part of the day by part of the day.
 
-    It is the next of the part that has given least so far. One that gives nothing, since the camera was off or an event
-    went on, counts as a quarter of one: so a part of the day with gaps still gets its share, and one without any
-    footage does not have all of it searched. What it cannot give the others give, until there is nothing left.
+    It is the next of the part that has given least so far. Each that gave nothing since the part's last that did, as
+    when the camera was off or an event went on, counts as a quarter of one: so a part with gaps still gets its share,
+    and one without footage is not searched to its end. What it cannot give the others give, until nothing is left.
 
     Within a part stretches are taken at the fractions of multiples of the golden ratio, any first few of which lie
     evenly over the days (the three-gap theorem). Each part begins elsewhere: those of the first turn lie evenly too.
@@ -155,7 +155,10 @@ class Draw:
         self._most = 1
 
     def next(self) -> int | None:
-        """Number of the stretch to read; None where nothing is left. Say what it gave before asking again."""
+        """Number of the stretch to read; None where nothing is left.
+
+        Say what it gave before asking again, unless there was nothing to read: then it does not count.
+        """
         parts = [part for part in self._order if self._waiting[part]]
         if not parts:
             return None
@@ -166,7 +169,7 @@ class Draw:
         """Count what a stretch gave."""
         part = self._grid.bin_of(number)
         self._frames[part] += frames
-        self._empty[part] += not frames
+        self._empty[part] = 0 if frames else self._empty[part] + 1
         self._most = max(self._most, frames)
 
 

@@ -135,7 +135,7 @@ def _read_spans(
             "another in topic.alerts_topic, or set that to null to leave out no events"
         )
     if feedback is not None and feedback not in there:
-        if "feedback_topic" in settings.model_fields_set:
+        if feedback != TopicSettings().feedback_topic:
             raise ConfigError(f"topic {feedback} is not on {address.bootstrap_servers}, or its user may not see it")
         say(f"topic {feedback} is not there: no event is known to be a false alarm, and all are left out")
         feedback = None

@@ -58,6 +58,10 @@ class TopicReader:
             low, high = (middle, high) if self._first_times(middle) else (low, middle - 1)
         return low
 
+    def is_silent(self, start_ms: int, end_ms: int, partition: int) -> bool:
+        """Whether a stretch of a partition holds no record of anybody, which costs no reading to know."""
+        return self._offset_at(partition, start_ms) >= self._offset_at(partition, end_ms)
+
     def records(self, start_ms: int, end_ms: int, partition: int) -> Iterator[Any]:
         """The camera's records of a stretch that stand in a partition; blocks while the broker answers slowly."""
         where = self._partitions[partition]
