@@ -5,6 +5,8 @@ retraining that was killed at any moment goes on when it is run again, to the sa
 """
 
 import logging
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,8 +16,8 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from contract.command_line import DONE, FAILED
-from contract.errors import BundleError, FootageError, FramewatchError, ParityError, TrainingError, UnknownModelError
+from contract.command_line import DONE, FAILED, MISTAKE
+from contract.errors import FootageError, FramewatchError, ParityError, TrainingError, UnknownModelError
 from contract.manifest import Bundle, open_bundle
 from contract.registry import CHALLENGER, CHAMPION, Registry
 from trainer.checkpoint import CHECKPOINT_NAME
@@ -145,19 +147,23 @@ class _Retraining:
 
     def _export(self) -> Bundle:
         path = self._path / "bundle"
-        try:
+        if path.exists():
             return open_bundle(path)
-        except BundleError:
-            self._say("exporting")
+        self._say("exporting")
+        # Of a retraining that was killed, the exporter may still be at work: each has a folder of its own.
+        for stale in self._path.glob("export-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        out = self._path / f"export-{os.getpid()}"
         # A process of its own, since the trainer does not know the exporter.
-        command = [sys.executable, "-m", "exporter", "build", str(self._run), "--out", str(path), "--overwrite"]
+        command = [sys.executable, "-m", "exporter", "build", str(self._run), "--out", str(out)]
         command += ["--name", self._settings.model_name, "--precision", self._settings.precision]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode in {1, 2}:
+        if done.returncode in {FAILED, MISTAKE}:
             said = done.stderr.strip().splitlines() or ["exporter said nothing"]
             raise ParityError(said[-1].removeprefix("exporter: "))
         if done.returncode:
             raise FramewatchError(f"exporter build ended with {done.returncode}; run it again")
+        out.rename(path)
         return open_bundle(path)
 
     def _compare(self, bundle: Bundle) -> dict[str, Any]:
