@@ -505,7 +505,7 @@ def test_a_topic_that_is_not_there_is_named(things, monkeypatch, broker):
         f"worker alerts --topic nothing-here {servers}",
         f"worker rules --topic nothing-here {servers}",
         f"worker publish good --camera-id door --topic nothing-here {servers}",
-        f"trainer fit 'kafka://{broker.bootstrap_servers}/nothing-here?camera=a' --out out --config tiny.yaml",
+        f"trainer fit 'kafka://{broker.bootstrap_servers}/nothing-here?camera=a' --out out --config quick.yaml",
     ):
         code, said = run_line(line)
         assert code in (1, 2)

@@ -50,7 +50,7 @@ class Taken:
         no_picture: Those left out since they are no picture.
         is_whole: Whether all of the stretch was looked at.
         partitions: Numbers of the partitions in which the camera was found, separated by commas.
-        was_wide: Whether it was looked for in all partitions.
+        was_wide: Whether it was looked for in other partitions than those in which it was found before.
         first_bad: What is wrong with the first that is no picture; empty where all are.
     """
 

@@ -23,7 +23,8 @@ class Filler:
     """Reads stretches; a context manager that connects to the broker with the first one that is not on disk.
 
     A camera's frames are in one partition, or in more where some were added. So once it was found it is looked for
-    where it was found before; where it is not there, in all partitions, a few times without success at the most.
+    where it was found before; where it is not there, in the others too, a few times without success at the most. Of a
+    stretch within which it moved, the part before is read.
 
     Args:
         address: Topic and camera.
@@ -96,8 +97,8 @@ def _read(
 ) -> Iterator[StoredFrame | Taken]:
     found: list[int] = []
     yield from _look(topic, stretch, interval, sorted(first), found)
-    is_wide = first == topic.partitions or (not found and bool(then))
-    if not found:
+    is_wide = not found and bool(then)
+    if is_wide:
         yield from _look(topic, stretch, interval, sorted(then), found)
     yield stretch.taken(found, was_wide=is_wide)
 

@@ -29,6 +29,7 @@ from trainer.topic_planning import held_until_ms, make_plan
 _MAX_BAD_SHARE: Final = 0.01
 _LONGEST_CLIP_MS: Final = 15 * 60_000
 _FEW_FRAMES: Final = 10
+_LOOKS: Final = 48
 
 
 class TopicFootage(Sequence[Clip]):
@@ -127,6 +128,9 @@ class TopicFootage(Sequence[Clip]):
                 draw.gave(number, one.kept)
                 taken.append(one)
                 frames += one.kept
+                if len(taken) == _LOOKS and not frames:
+                    name = self._address.name
+                    self._say(f"no frame of camera {name} in the first {_LOOKS} stretches; is its name right?")
                 progress.update(frames / wanted, f"{frames} frames of {len(taken)} stretches")
         taken.sort(key=lambda one: one.number)
         _require_pictures(taken)

@@ -122,9 +122,9 @@ class Grid:
         within = (before >= 0) & (stops <= ends[np.maximum(before, 0)])
         return np.asarray(numbers[~within], np.int64)
 
-    def bin_of(self, number: int) -> int:
-        """Part of the day in which a stretch begins."""
-        return number * self._stretch_ms % DAY_MS * BINS // DAY_MS
+    def bins_of(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Parts of the day in which stretches begin."""
+        return numbers * self._stretch_ms % DAY_MS * BINS // DAY_MS
 
 
 class Draw:
@@ -144,12 +144,11 @@ class Draw:
 
     def __init__(self, grid: Grid, left_out: Sequence[Interval]) -> None:
         numbers = grid.numbers(left_out)
-        bins = np.array([grid.bin_of(number) for number in numbers.tolist()], np.int64)
+        bins = grid.bins_of(numbers)
         self._grid = grid
         self._order = np.argsort(np.arange(BINS) * _GOLDEN % 1, kind="stable").tolist()
-        self._waiting = [
-            _spread(numbers[bins == part], self._order.index(part) * _PLASTIC)[::-1].tolist() for part in range(BINS)
-        ]
+        self._stretches = [_spread(numbers[bins == part], self._order.index(part) * _PLASTIC) for part in range(BINS)]
+        self._asked = [0] * BINS
         self._frames = [0] * BINS
         self._empty = [0] * BINS
         self._most = 1
@@ -159,15 +158,16 @@ class Draw:
 
         Say what it gave before asking again, unless there was nothing to read: then it does not count.
         """
-        parts = [part for part in self._order if self._waiting[part]]
+        parts = [part for part in self._order if self._asked[part] < len(self._stretches[part])]
         if not parts:
             return None
         part = min(parts, key=lambda part: self._frames[part] / self._most + self._empty[part] / _EMPTY_AS_ONE)
-        return int(self._waiting[part].pop())
+        self._asked[part] += 1
+        return int(self._stretches[part][self._asked[part] - 1])
 
     def gave(self, number: int, frames: int) -> None:
         """Count what a stretch gave."""
-        part = self._grid.bin_of(number)
+        part = int(self._grid.bins_of(np.array([number]))[0])
         self._frames[part] += frames
         self._empty[part] = 0 if frames else self._empty[part] + 1
         self._most = max(self._most, frames)

@@ -340,8 +340,10 @@ def test_without_alerts_nothing_is_left_out_and_without_feedback_false_alarms_ar
 
 
 def test_a_camera_or_a_time_of_which_there_is_nothing_is_said(opened):
+    lines = io.StringIO()
     with pytest.raises(FootageError, match=r"holds no frame of camera attic .* is the camera's name right"):
-        len(opened(camera="attic"))
+        len(opened(camera="attic", console=Console(file=lines, width=200)))
+    assert "no frame of camera attic in the first 48 stretches" in lines.getvalue()
     with pytest.raises(FootageError, match="holds nothing of this range"):
         len(opened("&to=5"))
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from contract.errors import ConfigError
@@ -32,7 +33,7 @@ def drawn(days, wanted, gives=lambda number: 100, left_out=(), stretch_ms=STRETC
 def test_each_part_of_the_day_gives_its_share_and_each_day_its_own(days, stretches):
     grid, taken, _ = drawn(days, stretches * 100)
     assert len(set(taken)) == len(taken) == stretches
-    parts = Counter(grid.bin_of(number) for number in taken)
+    parts = Counter(grid.bins_of(np.array(taken)).tolist())
     assert [parts[part] for part in range(BINS)] == [stretches // BINS] * BINS
     if days >= 2 and stretches / days > 5:
         whole = Counter((number * STRETCH_MS - START) // DAY_MS for number in taken)
@@ -42,7 +43,7 @@ def test_each_part_of_the_day_gives_its_share_and_each_day_its_own(days, stretch
 
 def test_fewer_stretches_than_parts_of_the_day_are_still_of_all_of_it():
     grid, taken, _ = drawn(7, 600)
-    quarters = Counter(grid.bin_of(number) // 6 for number in taken)
+    quarters = Counter((grid.bins_of(np.array(taken)) // 6).tolist())
     assert len(taken) == 6
     assert len(quarters) == 4
 
@@ -52,7 +53,7 @@ def test_what_one_part_of_the_day_cannot_give_the_others_share():
     grid, taken, looked = drawn(
         7, 24_000, lambda number: 100 if 6 <= number * STRETCH_MS % DAY_MS // 3_600_000 < 18 else 0
     )
-    parts = Counter(grid.bin_of(number) for number in taken)
+    parts = Counter(grid.bins_of(np.array(taken)).tolist())
     assert sorted(parts) == list(range(6, 18))
     assert set(parts.values()) == {20}
     # The night is not searched to its end: it has 15,120 stretches.
