@@ -1,6 +1,7 @@
 """``worker check``: each thing the worker needs, one line each, before it is needed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from contract.errors import BundleError, FramewatchError
@@ -26,20 +27,15 @@ class CheckLine(NamedTuple):
 
 
 def check_all(settings: WorkerSettings) -> Iterator[CheckLine]:
-    """Check settings, bundle, provider, cameras, broker and topics, in that order; each is tried whatever fails."""
+    """Check settings, bundle, provider, challenger, cameras, broker and topics, in that order, whatever fails."""
     yield CheckLine("settings", "valid", None)
     bundle: Bundle | None = None
+    topics = settings.kafka.topics
 
     def see_bundle() -> str:
         nonlocal bundle
         bundle = open_bundle(settings.bundle, settings.bundle_public_key)
-        manifest = bundle.manifest
-        p = manifest.preprocessing
-        signed = "" if settings.bundle_public_key is None else ", signed by the key"
-        return (
-            f"{manifest.name} {manifest.version} {manifest.precision}, {p.width}x{p.height}, threshold "
-            f"{manifest.calibration.threshold:.3f}, digests match{signed}"
-        )
+        return _describe(bundle, is_signed=settings.bundle_public_key is not None)
 
     def see_provider() -> str:
         if bundle is None:
@@ -48,17 +44,37 @@ def check_all(settings: WorkerSettings) -> Iterator[CheckLine]:
 
     yield _try("bundle", see_bundle)
 
+    def see_challenger(folder: Path) -> str:
+        challenger = open_bundle(folder, settings.bundle_public_key)
+        return _describe(challenger, is_signed=settings.bundle_public_key is not None)
+
     def see_cameras() -> str:
+        nonlocal topics
         cameras = Resolver(lambda bundle: Detector(bundle, settings.provider, settings.threads)).resolve(settings)
-        return f"{cameras.known} known, {len(cameras.bundles)} bundles, unknown ones: {settings.unknown_cameras}"
+        if cameras.challengers:
+            topics = [*settings.kafka.topics, settings.kafka.challenger_scores_topic]
+        those = f"{len(cameras.bundles)} bundles, {len(cameras.challengers)} of them challengers"
+        return f"{cameras.known} known, {those}, unknown ones: {settings.unknown_cameras}"
 
     yield _try("provider", see_provider)
-    if settings.cameras is not None:
+    challenger = settings.challenger
+    if challenger is not None:
+        yield _try("challenger", lambda: see_challenger(challenger))
+    if settings.cameras is not None or challenger is not None:
         yield _try("cameras", see_cameras)
-    yield from _check_broker(settings)
+    yield from _check_broker(settings, topics)
 
 
-def _check_broker(settings: WorkerSettings) -> Iterator[CheckLine]:
+def _describe(bundle: Bundle, *, is_signed: bool) -> str:
+    manifest = bundle.manifest
+    p = manifest.preprocessing
+    return (
+        f"{manifest.name} {manifest.version} {manifest.precision}, {p.width}x{p.height}, threshold "
+        f"{manifest.calibration.threshold:.3f}, digests match{', signed by the key' if is_signed else ''}"
+    )
+
+
+def _check_broker(settings: WorkerSettings, topics: Sequence[str]) -> Iterator[CheckLine]:
     try:
         consumer = open_consumer(settings.kafka, settings.batch.deadline_ms)
     except FramewatchError as error:
@@ -68,7 +84,7 @@ def _check_broker(settings: WorkerSettings) -> Iterator[CheckLine]:
         yield CheckLine("broker", f"{settings.kafka.bootstrap_servers} answers", None)
 
         def see_topics() -> str:
-            require_topics(consumer, settings.kafka.topics, settings.kafka)
+            require_topics(consumer, topics, settings.kafka)
             require_uncompressed(settings.kafka)
             return "all there"
 

@@ -55,6 +55,9 @@ class KafkaSettings(FrozenModel):
     """Whether such a record holds the frame's anomaly map too, so that ``worker rules`` can try zones: some 1.1 KiB a
     frame more with maps of 16x24 cells."""
 
+    challenger_scores_topic: str = Field(default="scores.challenger", pattern=TOPIC_PATTERN)
+    """Topic of the same record by a camera's challenger; used, and to be there, where a challenger is named."""
+
     auto_offset_reset: Literal["earliest", "latest"] = "latest"
     """Where a group that never committed begins."""
 
@@ -249,6 +252,10 @@ class WorkerSettings(Settings):
 
     bundle: Path
     """Folder of the bundle."""
+
+    challenger: Path | None = None
+    """Folder of a bundle that scores the same frames beside ``bundle`` and raises no alert, to be compared with it; its
+    scores go to ``kafka.challenger_scores_topic``. None where not set."""
 
     bundle_public_key: Path | None = None
     """File of a public Ed25519 key, PEM; a bundle not signed with its private one is refused. None: none need be."""
