@@ -520,18 +520,18 @@ class Engine:
             return None
 
     def _admit(self, frame: IncomingFrame, picture: _Picture | FrameError) -> _Decoded | FrameError:
+        if isinstance(picture, FrameError):
+            return picture
         admitted = self._admit_alone(frame, picture)
-        if isinstance(admitted, FrameError) or isinstance(picture, FrameError):
+        if isinstance(admitted, FrameError):
             return admitted
         own, clip = _take_own(admitted.camera, picture)
         if picture.challenger is not None and picture.challenger.shares_clip:
             clip = admitted.clip
         return admitted._replace(challenger_clip=clip, own=own)
 
-    def _admit_alone(self, frame: IncomingFrame, picture: _Picture | FrameError) -> _Decoded | FrameError:
+    def _admit_alone(self, frame: IncomingFrame, picture: _Picture) -> _Decoded | FrameError:
         """Take a picture into its camera's clip, and not into its challenger's own."""
-        if isinstance(picture, FrameError):
-            return picture
         try:
             camera = self._camera(Where(frame.topic, frame.partition, frame.camera_id), picture.profile)
         except FrameError as error:

@@ -156,7 +156,7 @@ def score_record(outcome: Outcome, topic: str) -> OutgoingRecord:
         "counts": outcome.counts,
     }
     if outcome.bundle is not None:
-        value["bundle"] = outcome.bundle.model_dump()
+        value["bundle_digest"] = outcome.bundle.digest
     if outcome.anomaly_map is not None:
         cells = outcome.anomaly_map.astype("<f2")
         value["anomaly_map"] = {"shape": cells.shape, "float16": base64.b64encode(cells.tobytes()).decode()}

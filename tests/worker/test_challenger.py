@@ -245,14 +245,14 @@ def test_a_challenger_that_fails_is_dropped_and_the_champion_goes_on(error, thre
         engine = engine_of(lambda _camera, _at: profile, crew=crew)
         for start in range(0, len(frames), 5):
             works.append(engine.score(engine.prepare(frames[start : start + 5])))
-            outcomes.append(engine.follow(works[-1]))
+            outcomes += engine.follow(works[-1])
 
-    assert of_the_champion(sum(outcomes, [])) == of_the_champion(engine_without(plain()).process(frames))
+    assert of_the_champion(outcomes) == of_the_champion(engine_without(plain()).process(frames))
     fails_at = next(place for place, work in enumerate(works) if work.failures)
     ((bundle, cause),) = [failure for work in works for failure in work.failures]
     assert (bundle, cause) == (scorer.bundle.reference, error)
-    assert of_the_challenger(sum(outcomes, [])) == alone(shape(), frames[: 5 * fails_at])
-    reasons = {one.challenger.error.reason for some in outcomes[fails_at:] for one in some if one.error is None}
+    assert of_the_challenger(outcomes) == alone(shape(), frames[: 5 * fails_at])
+    reasons = {one.challenger.error.reason for one in outcomes[5 * fails_at :] if one.error is None}
     assert reasons == {"not_scored"}
     # Once it is dropped it is not asked any more.
     called = len(scorer.calls)
@@ -389,9 +389,9 @@ def test_its_scores_are_on_a_topic_of_their_own_and_all_else_is_as_without():
     a_life(records, {}, without, once=False)
     its = [json.loads(value) for topic, _, value in told if topic == CHALLENGER_SCORES]
     mine = [json.loads(value) for topic, _, value in told if topic == SCORES]
-    # Without its bundle's name a record of one would be taken for the other's.
-    assert {one["bundle"]["name"] for one in its} == {"c"}
-    assert {one["bundle"]["name"] for one in mine} == {"fake"}
+    # Without its bundle a record of one could be taken for the other's.
+    assert {one["bundle_digest"] for one in its} == {"sha256:" + "c" * 64}
+    assert {one["bundle_digest"] for one in mine} == {"sha256:" + "a" * 64}
     place = ("camera_id", "topic", "partition", "offset", "captured_at_ms", "counts")
     assert [[one[name] for name in place] for one in its] == [[one[name] for name in place] for one in mine]
     assert [key for topic, key, _ in told if topic == CHALLENGER_SCORES] == [one["camera_id"].encode() for one in its]
@@ -496,7 +496,7 @@ def test_a_reload_brings_and_removes_a_challenger_between_two_batches():
     its = [json.loads(value) for value in made.values[CHALLENGER_SCORES]]
     assert [one["offset"] for one in its] == list(range(its[0]["offset"], its[-1]["offset"] + 1))
     assert 0 < its[0]["offset"] < its[-1]["offset"] < 39
-    assert list(dict.fromkeys(one["bundle"]["name"] for one in its)) == ["b", "c"]
+    assert list(dict.fromkeys(one["bundle_digest"] for one in its)) == ["sha256:" + name * 64 for name in "bc"]
     assert len(made.values[SCORES]) == 40
     assert made.values["alerts"] == without.values["alerts"] != []
 

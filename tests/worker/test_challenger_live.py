@@ -6,10 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from contract.alert import read_alert
+from contract.manifest import open_bundle
 from deploy.broker import Topic, create_topics
 from tests.worker.deployment import ROOT, frames_of, terminate, wait_until
 
@@ -51,19 +53,22 @@ def rows_on(deployment, kind):
     return rows
 
 
+def digests_of(*bundles):
+    return tuple(open_bundle(folder).digest for folder in bundles)
+
+
 def command(deployment, *arguments):
     return [sys.executable, "-m", "worker", *map(str, arguments), "--config", str(deployment.config)]
 
 
-def assert_compared(champion, challenger, count):
+def assert_compared(champion, challenger, count, digests):
     """Both scored every frame; the weights are the same, so the scores are."""
     assert champion.keys() == challenger.keys()
     assert len(champion) == count
     for place, (row, *_) in champion.items():
         its = challenger[place][0]
         assert its["anomaly_score"] == pytest.approx(row["anomaly_score"], abs=1e-4)
-        assert (row["bundle"]["version"] != "retrained", its["bundle"]["version"]) == (True, "retrained")
-        assert row["bundle"]["digest"] != its["bundle"]["digest"]
+        assert (row["bundle_digest"], its["bundle_digest"]) == digests
         assert (its["threshold"], its["counts"]) == (THRESHOLD, row["counts"])
         assert its["is_anomalous"] == (its["counts"] and its["anomaly_score"] >= THRESHOLD)
 
@@ -88,7 +93,7 @@ def test_a_killed_worker_leaves_no_score_of_either_out(challenged, tiny_bundle, 
     assert "framewatch_challenger_failures_total 0.0" in text
     assert 'framewatch_stage_seconds_count{stage="challenge"}' in text
     champion, its = rows_on(challenged, "scores"), rows_on(challenged, "challenger")
-    assert_compared(champion, its, len(frames))
+    assert_compared(champion, its, len(frames), digests_of(tiny_bundle.bundle, challenger))
     if delivery == "exactly_once":
         assert {len(rows) for rows in (*champion.values(), *its.values())} == {1}
     told = [read_alert(record.value) for record in challenged._read_once("alerts", 1000)]
@@ -128,7 +133,7 @@ def test_a_replay_judges_a_challenger_on_the_past(challenged, broker, tiny_bundl
     done = subprocess.run(command(challenged, *arguments), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.startswith(f"{len(frames)} frames, "), done.stderr
     champion, its = rows_on(challenged, "replayed scores"), rows_on(challenged, "replayed challenger")
-    assert_compared(champion, its, len(frames))
+    assert_compared(champion, its, len(frames), digests_of(tiny_bundle.bundle, Path(challenger)))
     assert {place: row["anomaly_score"] for place, (row,) in champion.items()} == pytest.approx(
         {(row["partition"], row["offset"]): row["anomaly_score"] for row in (json.loads(one.value) for one in live)},
         abs=1e-4,
