@@ -48,7 +48,7 @@ from deploy.measured import data_folder, table
 from deploy.worker_process import WorkerProcess, cpu_seconds
 from worker.cores import cores_given
 from worker.delivery import Delivery
-from worker.engine import CLIPS_AT_ONCE
+from worker.parts import CLIPS_AT_ONCE
 from worker.records import OutgoingRecord
 from worker.settings import KafkaSettings
 

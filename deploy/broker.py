@@ -183,6 +183,7 @@ STANDARD_TOPICS: Mapping[str, Topic] = {
     # A dead letter is the largest frame and the headers that say what was wrong with it.
     "frames.dead-letter": Topic(1, {"max.message.bytes": str(MAX_RECORD_BYTES + 2**16)}),
     "scores": Topic(),
+    "scores.challenger": Topic(),
     "feedback": Topic(),
 }
 

@@ -23,7 +23,7 @@ from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics
 from deploy.measured import table
 from deploy.worker_process import WorkerProcess
 from worker.cores import cores_given
-from worker.engine import CLIPS_AT_ONCE
+from worker.parts import CLIPS_AT_ONCE
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "profile.md"
 _SECONDS: Final = 15

@@ -22,7 +22,7 @@ import typer
 from contract.command_line import run_command_line
 from contract.errors import ConfigError
 from deploy.measured import table
-from worker.engine import CLIPS_AT_ONCE
+from worker.parts import CLIPS_AT_ONCE
 from worker.settings import BatchSettings
 
 CAMERAS: Final = (10, 30, 100, 300, 1_000, 3_000, 10_000)

@@ -394,6 +394,12 @@ TABLE = [
     ("worker run --bundle bundle --from 9 --alerts-topic alerts", 2, "--alerts-topic alerts is the live worker's"),
     ("worker run --bundle bundle --from 9 --scores-topic alerts", 2, "--scores-topic alerts is the live worker's"),
     ("worker run --bundle bundle --from 9 --alerts-topic 'my alerts'", 2, "kafka.alerts_topic"),
+    ("worker run --bundle bundle --challenger nowhere", 2, "bundle nowhere: no such folder"),
+    ("worker run --bundle bundle --challenger bundle-truncated", 2, "detector.onnx"),
+    ("worker run --bundle bundle --challenger bundle --challenger-scores-topic frames", 2, "must differ"),
+    ("worker run --bundle bundle --challenger-scores-topic 'my scores'", 2, "kafka.challenger_scores_topic"),
+    ("worker run --bundle bundle --to 9 --challenger-scores-topic alerts", 2, "alerts is the live worker's"),
+    (f"{RUN} --challenger bundle --config down.yaml", 1, "no Kafka broker answers"),
     ("worker run --bundle bundle --from 9 --config down.yaml", 1, "no Kafka broker answers"),
     ("worker check --bundle bundle --config date.yaml", 2, "not YAML"),
     ("worker check", 2, "bundle: is required"),
@@ -524,3 +530,17 @@ def test_check_says_one_line_a_thing(things, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["settings:", "bundle:", "provider:", "broker:"]
     assert [line.split()[0] for line in lines] == ["ok", "ok", "ok", "FAIL"]
+
+
+def test_check_looks_at_a_challenger_too(things, monkeypatch, capsys):
+    monkeypatch.chdir(things)
+    monkeypatch.setenv("FRAMEWATCH_KAFKA__BOOTSTRAP_TIMEOUT_MS", "1000")
+    checked = {}
+    for challenger in ("bundle", "bundle-truncated"):
+        arguments = ["check", "--bundle", "bundle", "--challenger", challenger, "--bootstrap-servers", CLOSED]
+        code = run_command_line(APPS["worker"], "worker", arguments)
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        checked[challenger] = code, {line[1]: line[0] for line in lines}
+    well = {"settings:": "ok", "bundle:": "ok", "provider:": "ok", "challenger:": "ok", "cameras:": "ok"}
+    assert checked["bundle"] == (1, {**well, "broker:": "FAIL"})
+    assert checked["bundle-truncated"] == (2, {**well, "challenger:": "FAIL", "cameras:": "FAIL", "broker:": "FAIL"})

@@ -35,6 +35,7 @@ _console = Console(stderr=True)
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
 Servers = Annotated[str | None, typer.Option("--bootstrap-servers", help="HOST:PORT of a broker.")]
 ProviderName = Annotated[str, typer.Option("--provider", help="auto, cuda or cpu.")]
+Challenger = Annotated[Path | None, typer.Option(help="Bundle that scores the same frames and raises no alert.")]
 Source = Annotated[str, typer.Argument(help="Footage: video, folder, camera or kafka:// address; see docs.")]
 BundleFolder = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 
@@ -43,10 +44,12 @@ BundleFolder = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 def run(
     config: Config = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle, or models:/NAME@ALIAS.")] = None,
+    challenger: Challenger = None,
     bootstrap_servers: Servers = None,
     group_id: Annotated[str | None, typer.Option(help="Consumer group.")] = None,
     alerts_topic: Annotated[str | None, typer.Option(help="Topic of alerts.")] = None,
     scores_topic: Annotated[str | None, typer.Option(help="Topic of one small record a frame.")] = None,
+    challenger_scores_topic: Annotated[str | None, typer.Option(help="Topic of the challenger's.")] = None,
     provider: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
     threshold: Annotated[float | None, typer.Option(help="In place of the bundle's.")] = None,
     cameras: Annotated[Path | None, typer.Option(help="File or folder of single cameras' settings.")] = None,
@@ -58,8 +61,13 @@ def run(
     ] = None,
 ) -> None:
     """Score frames from Kafka and publish alerts, until SIGTERM or Ctrl-C; with --from or --to, those of the past."""
-    names = {"group_id": group_id, "alerts_topic": alerts_topic, "scores_topic": scores_topic}
-    flags: dict[str, Any] = {"threshold": threshold, "http.port": http_port, "cameras": cameras}
+    names = {
+        "group_id": group_id, "alerts_topic": alerts_topic, "scores_topic": scores_topic,
+        "challenger_scores_topic": challenger_scores_topic,
+    }  # fmt: skip
+    flags: dict[str, Any] = {
+        "threshold": threshold, "http.port": http_port, "cameras": cameras, "challenger": challenger,
+    }  # fmt: skip
     wanted = read_range(since, until, lead_in)
     if wanted is not None:
         live = _worker_settings(config, bundle, bootstrap_servers, provider, flags)
@@ -85,11 +93,12 @@ def run(
 def check(
     config: Config = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle, or models:/NAME@ALIAS.")] = None,
+    challenger: Challenger = None,
     bootstrap_servers: Servers = None,
     provider: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
 ) -> int:
-    """Check settings, bundle, provider, broker and topics: one line each."""
-    settings = _worker_settings(config, bundle, bootstrap_servers, provider, {})
+    """Check settings, bundle, provider, challenger, cameras, broker and topics: one line each."""
+    settings = _worker_settings(config, bundle, bootstrap_servers, provider, {"challenger": challenger})
     set_up_logs(settings.log_format, "ERROR")
     from worker.check import check_all
 

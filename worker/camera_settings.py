@@ -41,6 +41,10 @@ class ProfileSettings(FrozenModel):
     """Folder of the bundle, or its address in the model registry; its threshold then holds where none is set beside
     it."""
 
+    challenger: Path | None = None
+    """Folder of a bundle that scores the same frames and raises no alert; one that is set elsewhere does not hold where
+    a bundle is set here."""
+
     threshold: float | None = Field(default=None, gt=-100, lt=100)
     """Score from which a frame is anomalous."""
 
@@ -57,7 +61,7 @@ class ProfileSettings(FrozenModel):
     masks: tuple[Polygon, ...] | None = None
     """Polygons within which they do not."""
 
-    @field_validator("bundle")
+    @field_validator("bundle", "challenger")
     @classmethod
     def _is_named_well(cls, named: Path | None) -> Path | None:
         if named is not None and is_model_address(named):
@@ -78,6 +82,8 @@ class ProfileSettings(FrozenModel):
         keeps_threshold = not says_threshold and self.bundle is None
         return ProfileSettings(
             bundle=self.bundle or below.bundle,
+            # Who challenges one bundle is no challenger of another.
+            challenger=self.challenger or (below.challenger if self.bundle is None else None),
             threshold=below.threshold if keeps_threshold else self.threshold,
             false_events_per_day=self.false_events_per_day if says_threshold else below.false_events_per_day,
             event_rule=EventRuleChanges(

@@ -1,6 +1,6 @@
 """What is in force for every camera: settings and bundles, resolved once, then asked for each frame."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -9,6 +9,7 @@ from contract.alert import utc
 from contract.errors import ConfigError, FrameError, UnknownModelError
 from contract.manifest import Bundle, open_bundle
 from worker.camera_settings import CameraSettings, LateSettings, ProfileSettings, ScheduledSettings, load_cameras
+from worker.challenger import make_challenger
 from worker.models import Models
 from worker.profile import BatchScorer, Profile, make_profile
 from worker.settings import WorkerSettings
@@ -32,6 +33,7 @@ class Cameras:
         allowed: Cameras whose frames are scored; None for all.
         known: Those of which something is set.
         bundles: In use, by how they are named, that of the settings first.
+        challengers: Those of them that challenge another one.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class Cameras:
         allowed: frozenset[str] | None,
         known: Mapping[str, _Camera],
         bundles: Mapping[Path, BatchScorer],
+        challengers: Sequence[BatchScorer] = (),
     ) -> None:
         self._default = default
         self._late = late
         self._allowed = allowed
         self._known = known
         self.bundles = bundles
+        self.challengers = challengers
 
     @property
     def known(self) -> int:
@@ -123,7 +127,8 @@ class Resolver:
         """Open every bundle, verified and tried, and say what is in force for each camera.
 
         Raises:
-            ConfigError: A camera's setting is wrong, or the model registry has no such model.
+            ConfigError: A camera's setting is wrong, the model registry has no such model, or challengers' scores have
+                no topic of their own.
             BundleError: A bundle cannot be trusted.
             RegistryUnavailableError: The model registry does not answer, and never did.
         """
@@ -131,6 +136,10 @@ class Resolver:
         self._models.forget()
         if settings.camera_bundle is not None:
             known = {name: self._with_own(name, camera, settings) for name, camera in known.items()}
+        challengers = named_challengers(settings, known)
+        topic = settings.kafka.challenger_scores_topic
+        if challengers and topic in settings.kafka.topics:
+            raise ConfigError(f"kafka: challenger_scores_topic {topic} must differ from the other topics")
         bundles = {named: self._detector(named, settings.bundle_public_key) for named in named_bundles(settings, known)}
         self._ready = {detector.bundle.digest: detector for detector in bundles.values()}
         below = _common(settings)
@@ -143,6 +152,7 @@ class Resolver:
             allowed,
             {name: _camera(name, camera, below, settings.late, bundles) for name, camera in known.items()},
             bundles,
+            [bundles[named] for named in challengers],
         )
 
     def _with_own(self, name: str, camera: CameraSettings, settings: WorkerSettings) -> CameraSettings:
@@ -163,15 +173,25 @@ class Resolver:
 
 def named_bundles(settings: WorkerSettings, known: Mapping[str, CameraSettings]) -> list[Path]:
     """Every bundle as it is named, the settings' own first."""
-    named = [settings.bundle]
+    named = [settings.bundle, *(one.bundle for one in _said(known) if one.bundle is not None)]
+    return list(dict.fromkeys([*named, *named_challengers(settings, known)]))
+
+
+def named_challengers(settings: WorkerSettings, known: Mapping[str, CameraSettings]) -> list[Path]:
+    """Every challenger as it is named, the settings' own first."""
+    named = [settings.challenger, *(one.challenger for one in _said(known))]
+    return list(dict.fromkeys(one for one in named if one is not None))
+
+
+def _said(known: Mapping[str, CameraSettings]) -> Iterator[ProfileSettings]:
     for camera in known.values():
-        named += [one.bundle for one in (camera, *camera.schedule) if one.bundle is not None]
-    return list(dict.fromkeys(named))
+        yield from (camera, *camera.schedule)
 
 
 def _common(settings: WorkerSettings) -> ProfileSettings:
     return ProfileSettings(
         bundle=settings.bundle,
+        challenger=settings.challenger,
         threshold=settings.threshold,
         false_events_per_day=settings.false_events_per_day,
         event_rule=settings.event_rule,
@@ -193,14 +213,22 @@ def _profile(
     said: ProfileSettings, bundles: Mapping[Path, BatchScorer], where: str, warm_up_frames: int = 0
 ) -> Profile:
     assert said.bundle is not None  # noqa: S101 - the settings name one
+    zones = Zones(zones=said.zones or (), masks=said.masks or ())
+    detector = bundles[said.bundle]
     try:
+        challenger = (
+            make_challenger(detector, bundles[said.challenger], zones, said.false_events_per_day)
+            if said.challenger is not None
+            else None
+        )
         return make_profile(
-            bundles[said.bundle],
+            detector,
             threshold=said.threshold,
             event_rule=said.event_rule,
-            zones=Zones(zones=said.zones or (), masks=said.masks or ()),
+            zones=zones,
             warm_up_frames=warm_up_frames,
             false_events_per_day=said.false_events_per_day,
+            challenger=challenger,
         )
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error

@@ -1,6 +1,7 @@
 """``worker check``: each thing the worker needs, one line each, before it is needed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from contract.errors import BundleError, FramewatchError
@@ -27,24 +28,22 @@ class CheckLine(NamedTuple):
 
 
 def check_all(settings: WorkerSettings) -> Iterator[CheckLine]:
-    """Check settings, bundle, provider, cameras, broker and topics, in that order; each is tried whatever fails."""
+    """Check settings, bundle, provider, challenger, cameras, broker and topics, in that order, whatever fails."""
     yield CheckLine("settings", "valid", None)
     bundle: Bundle | None = None
-    models = open_models(settings)
+    models, topics = open_models(settings), settings.kafka.topics
+
+    def see(named: Path) -> tuple[Bundle, str]:
+        key = settings.bundle_public_key
+        opened = open_bundle(models.folder(named, key), key)
+        version = models.version(named)
+        registered = "" if version is None else f", version {version} of {named}"
+        return opened, _describe(opened, is_signed=key is not None) + registered
 
     def see_bundle() -> str:
         nonlocal bundle
-        key = settings.bundle_public_key
-        bundle = open_bundle(models.folder(settings.bundle, key), key)
-        manifest = bundle.manifest
-        p = manifest.preprocessing
-        signed = "" if key is None else ", signed by the key"
-        version = models.version(settings.bundle)
-        registered = "" if version is None else f", version {version} of {settings.bundle}"
-        return (
-            f"{manifest.name} {manifest.version} {manifest.precision}, {p.width}x{p.height}, threshold "
-            f"{manifest.calibration.threshold:.3f}, digests match{signed}{registered}"
-        )
+        bundle, said = see(settings.bundle)
+        return said
 
     def see_provider() -> str:
         if bundle is None:
@@ -54,17 +53,33 @@ def check_all(settings: WorkerSettings) -> Iterator[CheckLine]:
     yield _try("bundle", see_bundle)
 
     def see_cameras() -> str:
+        nonlocal topics
         resolver = Resolver(lambda bundle: Detector(bundle, settings.provider, settings.threads), models)
         cameras = resolver.resolve(settings)
-        return f"{cameras.known} known, {len(cameras.bundles)} bundles, unknown ones: {settings.unknown_cameras}"
+        if cameras.challengers:
+            topics = [*settings.kafka.topics, settings.kafka.challenger_scores_topic]
+        those = f"{len(cameras.bundles)} bundles, {len(cameras.challengers)} of them challengers"
+        return f"{cameras.known} known, {those}, unknown ones: {settings.unknown_cameras}"
 
     yield _try("provider", see_provider)
-    if settings.cameras is not None:
+    challenger = settings.challenger
+    if challenger is not None:
+        yield _try("challenger", lambda: see(challenger)[1])
+    if settings.cameras is not None or challenger is not None:
         yield _try("cameras", see_cameras)
-    yield from _check_broker(settings)
+    yield from _check_broker(settings, topics)
 
 
-def _check_broker(settings: WorkerSettings) -> Iterator[CheckLine]:
+def _describe(bundle: Bundle, *, is_signed: bool) -> str:
+    manifest = bundle.manifest
+    p = manifest.preprocessing
+    return (
+        f"{manifest.name} {manifest.version} {manifest.precision}, {p.width}x{p.height}, threshold "
+        f"{manifest.calibration.threshold:.3f}, digests match{', signed by the key' if is_signed else ''}"
+    )
+
+
+def _check_broker(settings: WorkerSettings, topics: Sequence[str]) -> Iterator[CheckLine]:
     try:
         consumer = open_consumer(settings.kafka, settings.batch.deadline_ms)
     except FramewatchError as error:
@@ -74,7 +89,7 @@ def _check_broker(settings: WorkerSettings) -> Iterator[CheckLine]:
         yield CheckLine("broker", f"{settings.kafka.bootstrap_servers} answers", None)
 
         def see_topics() -> str:
-            require_topics(consumer, settings.kafka.topics, settings.kafka)
+            require_topics(consumer, topics, settings.kafka)
             require_uncompressed(settings.kafka)
             return "all there"
 

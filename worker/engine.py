@@ -16,14 +16,16 @@ import numpy.typing as npt
 from contract.alert import AnyAlert, CameraAlert
 from contract.errors import FrameError
 from contract.event import EventRule
-from contract.frame import FLOW_FRAMES, FrameLimits, decode_frame, read_frame_header
+from contract.frame import FLOW_FRAMES, FrameHeader, FrameLimits, decode_frame, read_frame_header
 from contract.scoring import FloatArray
 from contract.window import ClipWindow, ComingClip
+from worker.challenger import ChallengerFailure, OwnClip, outcome_of, own_clip
 from worker.cores import Crew, Started
 from worker.followed import Followed, Means, frames_needed, take_the_same
 from worker.frames import IncomingFrame, Outcome
 from worker.health_rule import HealthRule
-from worker.profile import BatchScorer, Profile, ProfileOf, Terms, make_profile
+from worker.parts import FailedPart, Part, ScoredPart, parts_of, score_clips, score_part, try_part
+from worker.profile import BatchScorer, Challenger, Profile, ProfileOf, Terms, make_profile
 from worker.state import CameraState, PartitionState
 from worker.state_text import pack, unpack
 from worker.tell import Peak, Where
@@ -32,9 +34,6 @@ _log = logging.getLogger(__name__)
 
 _DEFAULT_PICTURE_BYTES: Final = 192 * 1024
 _DEFAULT_CAMERAS: Final = 4096
-CLIPS_AT_ONCE: Final = 2
-"""Clips of one run on a CPU: what the layers of more of them make does not fit its caches."""
-
 _READ_AT_ONCE: Final = 64
 _MOST_FRAMES_BEFORE: Final = 64 + FLOW_FRAMES
 READ_BACK_FRAMES: Final = 4096
@@ -54,12 +53,14 @@ class _Camera:
         window: Its clip.
         followed: Follows its scored frames.
         batch: Number of the batch that held its last frame.
+        own: Clip of its challenger; None where that takes the champion's, or there is none.
     """
 
     scorer: BatchScorer
     window: ClipWindow
     followed: Followed
     batch: int = 0
+    own: OwnClip | None = None
 
 
 class _Picture(NamedTuple):
@@ -69,11 +70,15 @@ class _Picture(NamedTuple):
         pixels: uint8 of shape (height, width, channels).
         trailing_bytes: Bytes after the picture's end marker.
         profile: In force for the frame.
+        challenger: Scores it too; None where there is none, or it was dropped.
+        challenger_pixels: What that takes, where the champion's clip is not it.
     """
 
     pixels: npt.NDArray[np.uint8]
     trailing_bytes: int
     profile: Profile
+    challenger: Challenger | None
+    challenger_pixels: npt.NDArray[np.uint8] | None
 
 
 class _Decoded(NamedTuple):
@@ -84,29 +89,20 @@ class _Decoded(NamedTuple):
         clip: That it ends.
         trailing_bytes: Bytes after the picture's end marker.
         profile: In force for it.
+        challenger_clip: That its challenger scores; None where none does.
+        own: What that was taken into, where the champion's clip is not it.
     """
 
     camera: _Camera
     clip: ComingClip
     trailing_bytes: int
     profile: Profile
+    challenger_clip: ComingClip | None = None
+    own: OwnClip | None = None
 
 
-class _Part(NamedTuple):
-    """Clips that are scored by one call.
-
-    Attributes:
-        detector: That scores them.
-        places: Of each among the clips of its batch.
-        clips: The clips.
-    """
-
-    detector: BatchScorer
-    places: Sequence[int]
-    clips: Sequence[ComingClip]
-
-
-Scoring = Started[_Part, tuple[Sequence[int], FloatArray, FloatArray]]
+Scoring = Started[Part, ScoredPart]
+Challenging = Started[Part, ScoredPart | FailedPart]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +116,10 @@ class Work:
         decoded: What each became.
         scoring: Scores and maps of parts of those that could be decoded, begun and not yet asked for.
         scores: Score and map of each that could be decoded, once they are scored.
+        dropped: Digests of challengers that failed since what is in force was taken.
+        challenging: Scores and maps by challengers, begun and not yet asked for.
+        challenger_scores: The same by the place among those that could be decoded, once they are scored.
+        failures: Challengers that failed on this batch first.
     """
 
     number: int
@@ -128,6 +128,10 @@ class Work:
     decoded: Sequence[_Decoded | FrameError]
     scoring: list[Scoring] = field(default_factory=list)
     scores: list[tuple[float, FloatArray]] = field(default_factory=list)
+    dropped: set[str] = field(default_factory=set)
+    challenging: list[Challenging] = field(default_factory=list)
+    challenger_scores: dict[int, tuple[float, FloatArray]] = field(default_factory=dict)
+    failures: list[ChallengerFailure] = field(default_factory=list)
 
 
 class Engine:
@@ -136,6 +140,9 @@ class Engine:
     A batch is prepared (decoded, its motion measured), scored and followed. Each step may run on a thread of its own,
     so that one batch is prepared while another is scored and a third is followed, as long as every step takes the
     batches in their order.
+
+    Where a profile names a challenger, that scores the frame too, after the champion. One that fails is dropped, from
+    that batch on and until `use` is called: its frames then have no score of it, and all else is as if it had none.
 
     Args:
         detector: Scores clips of frames, of all cameras unless `use` says otherwise.
@@ -150,8 +157,8 @@ class Engine:
         crew: Decodes, measures motion and scores; the caller's thread where not given.
         clock: Monotonic seconds.
         keep_maps: Whether each outcome holds its frame's anomaly map.
-        on_stage: Told the name of each stage and how long it took, seconds: ``decode``, ``motion``, ``infer`` and
-            ``events``.
+        on_stage: Told the name of each stage and how long it took, seconds: ``decode``, ``motion``, ``infer``,
+            ``challenge`` (how much longer challengers took, where there are any) and ``events``.
     """
 
     def __init__(
@@ -184,18 +191,21 @@ class Engine:
         self._at: dict[tuple[str, int], dict[str, _Camera]] = {}
         self._cameras_lock = threading.Lock()
         self._prepared = self._followed = self._loaded = 0
+        # Digests of challengers that failed; those of batches before `use` have a set of their own.
+        self._dropped: set[str] = set()
 
     def use(self, profile_of: ProfileOf) -> None:
         """Take what is in force from here on, from the next batch that is prepared; to be called as `prepare` is.
 
         An event whose terms do not hold for the next frame of its camera ends with the frame before. Where another
-        bundle scores that frame, it is told.
+        bundle scores that frame, it is told. Challengers that were dropped are tried again.
 
         Args:
             profile_of: Says what is in force for a frame.
         """
         self._profile_of = profile_of
         self._loaded += 1
+        self._dropped = set()
 
     def process(self, frames: Sequence[IncomingFrame]) -> list[Outcome]:
         """Score frames and say what they tell, in the order given; a camera's frames must come in theirs.
@@ -216,10 +226,19 @@ class Engine:
             decoded = [self._admit(frame, picture) for frame, picture in zip(frames, pictures, strict=True)]
         with self._timed("motion"):
             admitted = [one for one in decoded if not isinstance(one, FrameError)]
-            self._crew.map(lambda one: one.clip.measure(), admitted, urgent=True)
-        work = Work(self._prepared, self._loaded, frames, decoded)
+            clips = [one.clip for one in admitted]
+            clips += [one.challenger_clip for one in admitted if one.own and one.challenger_clip]
+            self._crew.map(lambda clip: clip.measure(), clips, urgent=True)
+        work = Work(self._prepared, self._loaded, frames, decoded, dropped=self._dropped)
         # Begun here, so that the crew has something to do whatever the next step's thread waits for.
         work.scoring.append(self._begin_scoring(work))
+        challenged = [
+            (one.profile.challenger.detector, place, one.challenger_clip)
+            for place, one in enumerate(admitted)
+            if one.profile.challenger is not None and one.challenger_clip is not None
+        ]
+        if challenged:
+            work.challenging.append(self._crew.start(try_part, parts_of(challenged)))
         return work
 
     def score(self, work: Work) -> Work:
@@ -231,26 +250,30 @@ class Engine:
         """
         with self._timed("infer"):
             scored = (work.scoring.pop() if work.scoring else self._begin_scoring(work)).results()
-            by_place = {
-                place: one
-                for places, scores, maps in scored
-                for place, one in zip(places, zip(scores.tolist(), maps, strict=True), strict=True)
-            }
+            by_place = {place: one for part in scored for place, one in part.by_place().items()}
             work.scores[:] = [by_place[place] for place in range(len(by_place))]
+        if work.challenging:
+            with self._timed("challenge"):
+                self._take_challenge(work, work.challenging.pop())
         return work
 
     def _begin_scoring(self, work: Work) -> Scoring:
-        by_detector: dict[int, list[tuple[int, _Decoded]]] = {}
-        for place, one in enumerate(one for one in work.decoded if not isinstance(one, FrameError)):
-            by_detector.setdefault(id(one.profile.detector), []).append((place, one))
-        parts = []
-        for ones in by_detector.values():
-            detector = ones[0][1].profile.detector
-            size = len(ones) if detector.scores_whole_batches else CLIPS_AT_ONCE
-            for start in range(0, len(ones), size):
-                some = ones[start : start + size]
-                parts.append(_Part(detector, [place for place, _ in some], [one.clip for _, one in some]))
-        return self._crew.start(_score_part, parts)
+        admitted = enumerate(one for one in work.decoded if not isinstance(one, FrameError))
+        return self._crew.start(
+            score_part, parts_of([(one.profile.detector, place, one.clip) for place, one in admitted])
+        )
+
+    def _take_challenge(self, work: Work, challenging: Challenging) -> None:
+        results = challenging.results()
+        for failed in (one for one in results if isinstance(one, FailedPart)):
+            bundle = failed.detector.bundle.reference
+            if bundle.digest not in work.dropped:
+                work.dropped.add(bundle.digest)
+                work.failures.append(ChallengerFailure(bundle, failed.cause))
+        for one in results:
+            # Of a batch on which it failed none is taken: what it told would depend on how the batch was divided.
+            if isinstance(one, ScoredPart) and one.detector.bundle.reference.digest not in work.dropped:
+                work.challenger_scores.update(one.by_place())
 
     def follow(self, work: Work, is_wanted: Callable[[IncomingFrame], bool] = lambda _frame: True) -> list[Outcome]:
         """Say what scores tell.
@@ -263,15 +286,16 @@ class Engine:
             An outcome a frame that counts, in the order in which they came.
         """
         with self._timed("events"):
-            scores = iter(work.scores)
+            scores = enumerate(work.scores)
             outcomes = []
             for frame, one in zip(work.frames, work.decoded, strict=True):
                 if isinstance(one, FrameError):
                     outcome = Outcome(frame, error=one) if is_wanted(frame) else None
                     self.note_heard(frame)
                 else:
-                    scored = next(scores)
-                    outcome = self._outcome(one, frame, *scored, work.loaded) if is_wanted(frame) else None
+                    place, scored = next(scores)
+                    challenge = work.challenger_scores.get(place)
+                    outcome = self._outcome(one, frame, scored, challenge, work.loaded) if is_wanted(frame) else None
                 if outcome is not None:
                     outcomes.append(outcome)
         self._followed = work.number
@@ -334,7 +358,8 @@ class Engine:
         """
         horizon = next_offset - READ_BACK_FRAMES
         here = self._followed_at(topic, partition)
-        reaching = (followed.recent[0] for followed in here if followed.recent)
+        recents = (recent for followed in here for recent in (followed.recent, followed.challenger_recent))
+        reaching = (recent[0] for recent in recents if recent)
         read_from = min((offset for offset in reaching if horizon <= offset < next_offset), default=next_offset)
         states = [followed.state() for followed in here]
         kept = PartitionState(
@@ -415,24 +440,29 @@ class Engine:
             return None
 
     def _fill_windows(self, frames: Iterator[IncomingFrame]) -> None:
-        # In the order of their last frames, as they are kept live.
-        last: dict[str, deque[tuple[IncomingFrame, _Picture]]] = {}
+        # In the order of their last frames, as they are kept live; of each those of the champion and its challenger's.
+        last: dict[str, tuple[_Kept | None, _Kept | None]] = {}
         while chunk := list(itertools.islice(frames, _READ_AT_ONCE)):
             for frame, picture in zip(chunk, self._crew.map(self._decode, chunk), strict=True):
                 if not isinstance(picture, FrameError):
-                    kept = last.pop(frame.camera_id, None)
-                    if kept is None or not take_the_same(kept[-1][1].profile.detector, picture.profile.detector):
-                        kept = deque(maxlen=frames_needed(picture.profile.detector))
-                    kept.append((replace(frame, data=None), picture))
-                    last[frame.camera_id] = kept
+                    mine, its = last.pop(frame.camera_id, (None, None))
+                    seen = replace(frame, data=None), picture
+                    last[frame.camera_id] = _keep(mine, seen, _champion), _keep(its, seen, _own_challenger)
             while len(last) > self._max_cameras:
                 del last[next(iter(last))]
         clips = []
-        for frame, picture in itertools.chain.from_iterable(last.values()):
-            admitted = self._admit(frame, picture)
+        for frame, picture in itertools.chain.from_iterable(mine or () for mine, _ in last.values()):
+            admitted = self._admit_alone(frame, picture)
             if not isinstance(admitted, FrameError):
                 admitted.camera.followed.see(frame, picture.pixels, self._clock())
                 clips.append(admitted.clip)
+        for frame, picture in itertools.chain.from_iterable(its or () for _, its in last.values()):
+            camera = self._cameras.get(Where(frame.topic, frame.partition, frame.camera_id))
+            own, clip = _take_own(camera, picture) if camera is not None else (None, None)
+            if camera is not None and own is not None and clip is not None:
+                own.recent.append(frame.offset)
+                camera.followed.challenger_recent = own.recent
+                clips.append(clip)
         self._crew.map(lambda clip: clip.measure(), clips)
 
     def _peak(self, frames: deque[IncomingFrame], terms: Terms) -> Peak | None:
@@ -451,7 +481,7 @@ class Engine:
             clip.measure()
         if clip is None or profile is None or profile.terms.bundle != terms.bundle:
             return None
-        anomaly_map = _score_clips(profile.detector, [clip])[1][0]
+        anomaly_map = score_clips(profile.detector, [clip])[1][0]
         return Peak.of(frames[-1].data or b"", anomaly_map, profile.region, self._means.picture_max_bytes)
 
     def forget(self, partitions: Iterable[tuple[str, int]]) -> None:
@@ -476,11 +506,35 @@ class Engine:
             pixels = decode_frame(data, preprocessing, self._limits, header=header)
         except FrameError as error:
             return error
-        return _Picture(pixels, header.trailing_bytes, profile)
+        challenger = profile.challenger
+        if challenger is not None and challenger.bundle.digest in self._dropped:
+            challenger = None
+        its = None
+        if challenger is not None and not challenger.shares_clip:
+            its = pixels if challenger.shares_picture else self._decode_again(data, header, challenger)
+        return _Picture(pixels, header.trailing_bytes, profile, challenger, its)
+
+    def _decode_again(self, data: bytes, header: FrameHeader, challenger: Challenger) -> npt.NDArray[np.uint8] | None:
+        preprocessing = challenger.detector.bundle.manifest.preprocessing
+        try:
+            return decode_frame(data, preprocessing, self._limits, header=header)
+        except FrameError:
+            # A frame is rejected where the champion cannot take it, and only there.
+            return None
 
     def _admit(self, frame: IncomingFrame, picture: _Picture | FrameError) -> _Decoded | FrameError:
         if isinstance(picture, FrameError):
             return picture
+        admitted = self._admit_alone(frame, picture)
+        if isinstance(admitted, FrameError):
+            return admitted
+        own, clip = _take_own(admitted.camera, picture)
+        if picture.challenger is not None and picture.challenger.shares_clip:
+            clip = admitted.clip
+        return admitted._replace(challenger_clip=clip, own=own)
+
+    def _admit_alone(self, frame: IncomingFrame, picture: _Picture) -> _Decoded | FrameError:
+        """Take a picture into its camera's clip, and not into its challenger's own."""
         try:
             camera = self._camera(Where(frame.topic, frame.partition, frame.camera_id), picture.profile)
         except FrameError as error:
@@ -488,15 +542,23 @@ class Engine:
         return _Decoded(camera, camera.window.take(picture.pixels), picture.trailing_bytes, picture.profile)
 
     def _outcome(
-        self, one: _Decoded, frame: IncomingFrame, score: float, anomaly_map: FloatArray, loaded: int
-    ) -> Outcome:
+        self, one: _Decoded, frame: IncomingFrame, scored: tuple[float, FloatArray],
+        challenge: tuple[float, FloatArray] | None, loaded: int,
+    ) -> Outcome:  # fmt: skip
+        (score, anomaly_map), challenger, followed = scored, one.profile.challenger, one.camera.followed
         picture = one.clip.frames[-1]
-        verdict = one.camera.followed.take(frame, one.profile, picture, score, anomaly_map, self._clock(), loaded)
+        verdict = followed.take(frame, one.profile, picture, score, anomaly_map, self._clock(), loaded)
+        followed.challenger_recent = one.own.recent if one.own is not None else ()
+        if one.own is not None:
+            one.own.recent.append(frame.offset)
         return Outcome(
             frame, verdict.score, verdict.threshold, verdict.is_anomalous, verdict.counts, alerts=verdict.alerts,
             trailing_bytes=one.trailing_bytes,
             # A copy: the map is a view that would keep its whole batch's.
             anomaly_map=anomaly_map.copy() if self._keep_maps else None,
+            bundle=one.profile.terms.bundle,
+            challenger=outcome_of(challenger, frame, challenge, counts=verdict.counts, keeps_map=self._keep_maps)
+            if challenger is not None else None,
         )  # fmt: skip
 
     def _camera(self, where: Where, profile: Profile) -> _Camera:
@@ -545,17 +607,39 @@ def _window(detector: BatchScorer) -> ClipWindow:
     return ClipWindow(manifest.shape.clip_frames, manifest.preprocessing)
 
 
-def _score_part(part: _Part) -> tuple[Sequence[int], FloatArray, FloatArray]:
-    return part.places, *_score_clips(part.detector, part.clips)
+_Kept = deque[tuple[IncomingFrame, _Picture]]
 
 
-def _score_clips(detector: BatchScorer, clips: Sequence[ComingClip]) -> tuple[FloatArray, FloatArray]:
-    first = clips[0].frames
-    batch = np.empty((len(clips), len(first), *first[0].shape), np.uint8)
-    for held, clip in zip(batch, clips, strict=True):
-        for place, frame in zip(held, clip.frames, strict=True):
-            place[...] = frame
-    return detector.score(batch)
+def _champion(picture: _Picture) -> BatchScorer | None:
+    return picture.profile.detector
+
+
+def _own_challenger(picture: _Picture) -> BatchScorer | None:
+    """Who takes a picture into a clip that is not the champion's."""
+    challenger = picture.challenger
+    return challenger.detector if challenger is not None and not challenger.shares_clip else None
+
+
+def _keep(
+    kept: _Kept | None, seen: tuple[IncomingFrame, _Picture], taker: Callable[[_Picture], BatchScorer | None]
+) -> _Kept | None:
+    """Keep a camera's last pictures, as many as a clip needs; those before another clip began are left out."""
+    detector = taker(seen[1])
+    if detector is None:
+        return None
+    before = taker(kept[-1][1]) if kept else None
+    if kept is None or before is None or not take_the_same(before, detector):
+        kept = deque(maxlen=frames_needed(detector))
+    kept.append(seen)
+    return kept
+
+
+def _take_own(camera: _Camera, picture: _Picture) -> tuple[OwnClip | None, ComingClip | None]:
+    """Take a picture into the clip that a camera's challenger has for itself, if it has one."""
+    camera.own = own_clip(camera.own, picture.challenger)
+    if camera.own is None or picture.challenger_pixels is None:
+        return camera.own, None
+    return camera.own, camera.own.window.take(picture.challenger_pixels)
 
 
 def _read_nothing(_first: int, _end: int) -> Iterator[IncomingFrame]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -93,6 +93,7 @@ class Followed:
     Attributes:
         where: The same.
         recent: Offsets of the last frames, as many as the next one's score depends on.
+        challenger_recent: The same for its challenger's score, where that takes clips of its own.
         last: Its last frame; None before there was one.
         heard_at: When that was followed, monotonic seconds.
         peak: Of the pending event.
@@ -101,6 +102,7 @@ class Followed:
     def __init__(self, where: Where, detector: BatchScorer, means: Means) -> None:
         self.where = where
         self.recent: deque[int] = deque(maxlen=frames_needed(detector))
+        self.challenger_recent: Sequence[int] = ()
         self.last: Place | None = None
         self.heard_at = 0.0
         self.peak: Peak | None = None

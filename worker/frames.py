@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from contract.alert import AnyAlert
+from contract.alert import AnyAlert, BundleReference
 from contract.errors import FrameError
 from contract.scoring import FloatArray
 
@@ -42,6 +42,9 @@ class Outcome:
         alerts: What this frame told about events.
         trailing_bytes: Bytes after the picture's end marker; they were ignored.
         anomaly_map: A copy of the whole map, float32 of shape (rows, columns); None where maps are not kept.
+        bundle: The model that scored it; None where the frame was rejected.
+        challenger: What its camera's challenger makes of the same frame, an error where it gave no score; None where
+            there is no challenger.
     """
 
     frame: IncomingFrame
@@ -53,3 +56,5 @@ class Outcome:
     alerts: tuple[AnyAlert, ...] = ()
     trailing_bytes: int = 0
     anomaly_map: FloatArray | None = field(default=None, compare=False)
+    bundle: BundleReference | None = None
+    challenger: "Outcome | None" = None

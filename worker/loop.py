@@ -29,6 +29,7 @@ from contract.alert import Alert, AnyAlert, CameraAlert
 from contract.errors import BrokerUnavailableError, BundleError, FrameError, FramewatchError
 from contract.steady_consumer import UnreadableRecordError
 from worker.cameras import Cameras
+from worker.challenger import agreement
 from worker.engine import Engine, Work
 from worker.fair_queue import FairQueue, Finished
 from worker.frames import IncomingFrame, Outcome
@@ -546,6 +547,10 @@ class WorkerLoop:
                 self._stopping.wait(_TRY_AGAIN_SECONDS)
             else:
                 break
+        for bundle, cause in batch.work.failures:
+            self._metrics.challenger_failures.inc()
+            said = {"bundle": f"{bundle.name} {bundle.version}"}
+            _log.error("challenger dropped until settings are loaded anew: %s", cause, extra=said)
         return batch
 
     def _publish(self, batch: "_Batch") -> None:
@@ -642,6 +647,8 @@ class WorkerLoop:
         if kafka.scores_topic is not None:
             scored = (outcome for outcome in outcomes if outcome.error is None)
             records += [score_record(outcome, kafka.scores_topic) for outcome in scored]
+        challenged = (outcome.challenger for outcome in outcomes if outcome.challenger is not None)
+        records += [score_record(one, kafka.challenger_scores_topic) for one in challenged if one.error is None]
         return records
 
     def _count_batch(
@@ -672,6 +679,9 @@ class WorkerLoop:
         for oddity in (capture_time_oddity(record, now_ms), "trailing_bytes" if outcome.trailing_bytes else None):
             if oddity is not None:
                 self._metrics.oddities.labels(oddity).inc()
+        agreed = agreement(outcome)
+        if agreed is not None:
+            self._metrics.challenger_frames.labels(self._metrics.camera_label(outcome.frame.camera_id), agreed).inc()
         for alert in outcome.alerts:
             self._count_alert(alert, outcome.frame.partition, outcome.frame.offset)
 

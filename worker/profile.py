@@ -46,6 +46,27 @@ class Terms(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Challenger:
+    """A model that scores the same frames beside the one in service, the champion, and tells nothing of them.
+
+    Attributes:
+        detector: Scores the frames.
+        bundle: The model.
+        threshold: Score from which a frame is anomalous to it.
+        region: Cells of its map that count; None for all.
+        shares_picture: Whether it takes frames as they are decoded for the champion.
+        shares_clip: Whether it takes the champion's clips.
+    """
+
+    detector: BatchScorer
+    bundle: BundleReference
+    threshold: float
+    region: Region | None
+    shares_picture: bool
+    shares_clip: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """What is in force.
 
@@ -57,6 +78,7 @@ class Profile:
         terms: How its events are told.
         warm_up_frames: Frames from which a camera's own thresholds are set before it is told of; 0 for none.
         false_events_per_day: Budget that those are set for.
+        challenger: Scores the frames too; None where none does.
     """
 
     detector: BatchScorer
@@ -66,6 +88,7 @@ class Profile:
     terms: Terms
     warm_up_frames: int = 0
     false_events_per_day: float = 1.0
+    challenger: Challenger | None = None
 
     @property
     def threshold(self) -> float:
@@ -75,7 +98,7 @@ class Profile:
     def with_thresholds(self, threshold: float, release: float) -> "Profile":
         """The same with a camera's own thresholds, and no warm-up."""
         terms = _terms(self.detector, self.rule, threshold, release, self.region)
-        return Profile(self.detector, self.rule, release, self.region, terms)
+        return Profile(self.detector, self.rule, release, self.region, terms, challenger=self.challenger)
 
     def rarity(self, peak_score: float) -> tuple[float, Severity]:
         """Probability that a normal frame scores as high, 0..1, and how much rarer than the threshold that is."""
@@ -100,6 +123,7 @@ def make_profile(
     zones: Zones | None = None,
     warm_up_frames: int = 0,
     false_events_per_day: float | None = None,
+    challenger: Challenger | None = None,
 ) -> Profile:
     """Say what is in force; what is not given is the bundle's.
 
@@ -110,6 +134,7 @@ def make_profile(
         zones: Where anomalies count.
         warm_up_frames: Frames from which a camera's own thresholds are set; 0 for none.
         false_events_per_day: Budget of a camera, which sets the threshold where none is given.
+        challenger: Scores the frames too.
 
     Raises:
         ValueError: The zones leave nothing, or the rule asks for more frames than a warm-up can tell of.
@@ -129,7 +154,7 @@ def make_profile(
     region = zones.region(manifest.shape.anomaly_map) if zones is not None else None
     terms = _terms(detector, rule, threshold, release, region)
     budget = calibration.false_events_per_day if false_events_per_day is None else false_events_per_day
-    return Profile(detector, rule, release, region, terms, warm_up_frames, budget)
+    return Profile(detector, rule, release, region, terms, warm_up_frames, budget, challenger)
 
 
 def _terms(detector: BatchScorer, rule: EventRule, threshold: float, release: float, region: Region | None) -> Terms:

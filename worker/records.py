@@ -161,6 +161,8 @@ def score_record(outcome: Outcome, topic: str) -> OutgoingRecord:
         "is_anomalous": outcome.is_anomalous,
         "counts": outcome.counts,
     }
+    if outcome.bundle is not None:
+        value["bundle_digest"] = outcome.bundle.digest
     if outcome.anomaly_map is not None:
         cells = outcome.anomaly_map.astype("<f2")
         value["anomaly_map"] = {"shape": cells.shape, "float16": base64.b64encode(cells.tobytes()).decode()}

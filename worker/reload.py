@@ -24,7 +24,8 @@ from worker.settings import WorkerSettings
 
 _CHANGEABLE: Final = frozenset(
     {
-        "bundle", "camera_bundle", "bundle_public_key", "threshold", "false_events_per_day", "event_rule", "cameras",
+        "bundle", "camera_bundle", "bundle_public_key", "challenger", "threshold", "false_events_per_day", "event_rule",
+        "cameras",
         "unknown_cameras", "warm_up_frames", "allowed_cameras", "late",
     }
 )  # fmt: skip

@@ -50,7 +50,8 @@ def own_names(live: KafkaSettings, wanted: ReplayRange, named: Mapping[str, str 
     Args:
         live: The live worker's settings.
         wanted: The range, which is part of the group's name: offsets committed for it are of no other.
-        named: Names in place of these, by setting: ``group_id``, ``alerts_topic``, ``scores_topic``.
+        named: Names in place of these, by setting: ``group_id``, ``alerts_topic``, ``scores_topic``,
+            ``challenger_scores_topic``.
 
     Raises:
         ConfigError: A name is the live worker's.
@@ -60,10 +61,12 @@ def own_names(live: KafkaSettings, wanted: ReplayRange, named: Mapping[str, str 
         "group_id": f"{live.group_id}{_SUFFIX}.{ends[0]}-{ends[1]}",
         "alerts_topic": live.alerts_topic + _SUFFIX,
         "scores_topic": live.scores_topic + _SUFFIX if live.scores_topic is not None else None,
+        "challenger_scores_topic": live.challenger_scores_topic + _SUFFIX,
     }
     names |= {setting: name for setting, name in named.items() if name is not None}
-    for setting, taken in (("group_id", [live.group_id]), ("alerts_topic", live.topics), ("scores_topic", live.topics)):
-        if names[setting] in taken:
+    topics = [*live.topics, live.challenger_scores_topic]
+    for setting in names:
+        if names[setting] in ([live.group_id] if setting == "group_id" else topics):
             flag = "--" + setting.replace("_", "-")
             raise ConfigError(f"{flag} {names[setting]} is the live worker's; a replay needs one of its own")
     return names

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from contract.runtime import Detector
@@ -11,7 +11,7 @@ from worker.cameras import Cameras, Resolver
 from worker.cores import Crew, cores_given, share_interpreter
 from worker.delivery import Delivery
 from worker.engine import Engine
-from worker.kafka_clients import mapped_errors, open_consumer, require_topics, require_uncompressed
+from worker.kafka_clients import mapped_errors, open_consumer, open_reader, require_topics, require_uncompressed
 from worker.loop import WorkerLoop
 from worker.models import Models, open_models
 from worker.partitions import Losses
@@ -82,7 +82,8 @@ def run_worker(
     threads = settings.threads or (cores + 1 if cores > 1 else 1)
     share_interpreter()
     metrics = Metrics()
-    probes = Probes(settings.kafka.max_poll_interval_ms / 1000)
+    kafka = settings.kafka
+    probes = Probes(kafka.max_poll_interval_ms / 1000)
     _tell_bundle(metrics, cameras, models)
     with Crew(threads) as crew, TelemetryServer(settings.http, metrics, probes) as server:
         engine = Engine(
@@ -97,6 +98,14 @@ def run_worker(
         )
         engine.use(cameras.profile)
 
+        def resolve(anew: WorkerSettings) -> Cameras:
+            cameras = resolver.resolve(anew)
+            if cameras.challengers:
+                # A topic that is not there would end the worker with the first score sent to it.
+                with closing(open_reader(kafka)) as reader:
+                    require_topics(reader, [kafka.challenger_scores_topic], kafka)
+            return cameras
+
         def tell(taken: Cameras | None) -> None:
             metrics.reloads.labels("refused" if taken is None else "taken").inc()
             if taken is not None:
@@ -106,7 +115,7 @@ def run_worker(
             watchdog = stack.enter_context(Watchdog())
             reloader = None
             if load is not None:
-                reloader = stack.enter_context(Reloader(settings, cameras, load, resolver.resolve, file, tell, models))
+                reloader = stack.enter_context(Reloader(settings, cameras, load, resolve, file, tell, models))
             _run_loop(engine, settings, cameras, reloader, metrics, probes, watchdog, server.port, replay)
 
 
@@ -121,6 +130,10 @@ def _tell_bundle(metrics: Metrics, cameras: Cameras, models: Models) -> None:
     registered = {"address": str(named), "model_version": str(version)} if version is not None else {}
     info = {"name": name.name, "version": name.version, "digest": name.digest, "provider": provider}
     metrics.bundle.info({**info, **registered})
+    metrics.challengers.clear()
+    for challenger in cameras.challengers:
+        its = challenger.bundle.reference
+        metrics.challengers.labels(its.name, its.version, its.digest).set(1)
     metrics.loaded_at.set(time.time())
 
 
@@ -142,6 +155,8 @@ def _run_loop(
     try:
         if replay is None:
             require_topics(consumer, kafka.topics, kafka)
+        if cameras.challengers:
+            require_topics(consumer, [kafka.challenger_scores_topic], kafka)
         require_uncompressed(kafka)
         exactly_once = kafka.delivery == "exactly_once"
         outlet = Transactions(kafka, watchdog.limit) if exactly_once else Delivery(kafka)
@@ -158,7 +173,8 @@ def _run_loop(
                 name = cameras.detector.bundle.reference
                 where = {"provider": cameras.detector.provider, "bundle": f"{name.name} {name.version}"}
                 where |= {"topic": kafka.frames_topic, "group": kafka.group_id}
-                _log.info("running", extra={**where, "http_port": http_port, "bundles": len(cameras.bundles)})
+                counts = {"bundles": len(cameras.bundles), "challengers": len(cameras.challengers)}
+                _log.info("running", extra={**where, "http_port": http_port, **counts})
                 try:
                     loop.run(consumer.is_over)
                     if replay is not None:

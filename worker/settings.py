@@ -56,6 +56,9 @@ class KafkaSettings(KafkaConnection):
     """Whether such a record holds the frame's anomaly map too, so that ``worker rules`` can try zones: some 1.1 KiB a
     frame more with maps of 16x24 cells."""
 
+    challenger_scores_topic: str = Field(default="scores.challenger", pattern=TOPIC_PATTERN)
+    """Topic of the same record by a camera's challenger; used, and to be there, where a challenger is named."""
+
     auto_offset_reset: Literal["earliest", "latest"] = "latest"
     """Where a group that never committed begins."""
 
@@ -173,6 +176,10 @@ class WorkerSettings(Settings):
     registry_cache: Path = Path("~/.framewatch/models")
     """Folder of bundles that were downloaded from it."""
 
+    challenger: Path | None = None
+    """Folder of a bundle that scores the same frames beside ``bundle`` and raises no alert, to be compared with it; its
+    scores go to ``kafka.challenger_scores_topic``. None where not set."""
+
     bundle_public_key: Path | None = None
     """File of a public Ed25519 key, PEM; a bundle not signed with its private one is refused. None: none need be."""
 
@@ -254,10 +261,10 @@ class WorkerSettings(Settings):
         """How the bundle is named that a camera has by ``camera_bundle``."""
         return Path(self.camera_bundle.replace(_CAMERA, camera_id)) if self.camera_bundle is not None else None
 
-    @field_validator("bundle")
+    @field_validator("bundle", "challenger")
     @classmethod
-    def _is_named_well(cls, named: Path) -> Path:
-        if is_model_address(named):
+    def _is_named_well(cls, named: Path | None) -> Path | None:
+        if named is not None and is_model_address(named):
             parse_model_address(named)
         return named
 

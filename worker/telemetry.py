@@ -91,6 +91,16 @@ class Metrics:
             "framewatch_loaded_timestamp_seconds", "When what is in force was loaded", registry=self.registry
         )
         self.bundle = Info("framewatch_bundle", "Bundle and provider in use", registry=self.registry)
+        self.challengers = Gauge(
+            "framewatch_challenger_info", "Challengers in use", ["name", "version", "digest"], registry=self.registry
+        )
+        self.challenger_frames = Counter(
+            "framewatch_challenger_frames", "Frames finished that have a challenger, by who calls them anomalous",
+            ["camera", "outcome"], registry=self.registry,
+        )  # fmt: skip
+        self.challenger_failures = Counter(
+            "framewatch_challenger_failures", "Challengers dropped because they failed", registry=self.registry
+        )
         self._cameras: set[str] = set()
 
     def camera_label(self, camera_id: str) -> str:

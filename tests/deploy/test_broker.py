@@ -181,6 +181,7 @@ def test_topics_are_created_once_with_their_settings(broker: LocalBroker) -> Non
         "once.alerts": 1,
         "once.frames.dead-letter": 1,
         "once.scores": 1,
+        "once.scores.challenger": 1,
         "once.feedback": 1,
         "once.more": 2,
     }

@@ -168,3 +168,52 @@ def test_refusing_all_is_no_setting():
         WorkerSettings(bundle="all", unknown_cameras="refuse")
     with pytest.raises(ValueError, match="give one"):
         WorkerSettings(bundle="all", threshold=2, false_events_per_day=2)
+
+
+def named_challenger(profile):
+    return profile.challenger.bundle.name if profile.challenger is not None else None
+
+
+def test_a_challenger_is_the_camera_s_or_the_one_of_the_bundle_in_force(bundles, tmp_path):
+    text = (
+        "hall: {bundle: hall}\n"
+        "gate: {bundle: hall, challenger: night}\n"
+        "yard: {threshold: 9, schedule: [{name: late, begins: 19:00, ends: 6:00, bundle: night}]}\n"
+    )
+    cameras = resolved(bundles, tmp_path, text, challenger="hall", false_events_per_day=100)
+    challengers = [named_challenger(cameras.profile(name, NOON)) for name in ("hall", "gate", "yard", "other")]
+
+    assert challengers == [None, "night", "hall", "hall"]
+    # Whoever challenges the bundle of the day does not challenge that of the night.
+    assert named_challenger(cameras.profile("yard", EVENING)) is None
+    assert [one.bundle.reference.name for one in cameras.challengers] == ["hall", "night"]
+    assert bundles.opened == ["all", "hall", "night"]
+    # The threshold of a camera is for its bundle; the budget is for both.
+    calibration = detector().bundle.manifest.calibration
+    assert cameras.profile("yard", NOON).threshold == 9
+    assert cameras.profile("yard", NOON).challenger.threshold == calibration.threshold
+    assert cameras.profile("other", NOON).challenger.threshold == calibration.threshold_for(100)
+    assert resolved(bundles, tmp_path, text).profile("other", NOON).challenger is None
+
+
+def test_what_challenges_does_not_change_what_is_told(bundles, tmp_path):
+    one, other = (resolved(bundles, tmp_path, challenger=name).profile("door", NOON) for name in (None, "hall"))
+    assert one.terms == other.terms
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "said"),
+    [
+        ("hall: {challenger: gone}\n", {}, "no such folder"),
+        (None, {"challenger": "gone"}, "no such folder"),
+        (None, {"challenger": "hall", "kafka": {"challenger_scores_topic": "alerts"}}, "must differ"),
+        ("hall: {challenger: night}\n", {"kafka": {"scores_topic": "scores.challenger"}}, "must differ"),
+    ],
+)
+def test_a_challenger_that_cannot_be_in_force_is_refused(bundles, tmp_path, text, more, said):
+    with pytest.raises((ConfigError, BundleError), match=said):
+        resolved(bundles, tmp_path, text, **more)
+
+
+def test_the_name_of_a_topic_that_no_challenger_uses_is_free(bundles, tmp_path):
+    assert not resolved(bundles, tmp_path, kafka={"scores_topic": "scores.challenger"}).challengers

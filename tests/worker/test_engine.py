@@ -10,8 +10,9 @@ from contract.frame import Preprocessing
 from contract.scoring import Tail
 from tests.calibrations import made_calibration
 from worker.cores import Crew
-from worker.engine import CLIPS_AT_ONCE, Engine
+from worker.engine import Engine
 from worker.frames import IncomingFrame
+from worker.parts import CLIPS_AT_ONCE
 from worker.pictures import snapshot
 
 BRIGHT, DARK = 220, 40

@@ -105,6 +105,7 @@ def test_a_score_record_says_whose_frame_it_is_and_is_keyed_by_camera():
         "threshold": outcome.threshold,
         "is_anomalous": True,
         "counts": True,
+        "bundle_digest": "sha256:" + "a" * 64,
     }
 
 

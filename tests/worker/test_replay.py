@@ -401,6 +401,9 @@ def test_what_an_aborted_transaction_has_done_again_is_counted_once():
         ({"alerts_topic": "alerts"}, "--alerts-topic alerts is"),
         ({"alerts_topic": "frames.dead-letter"}, "--alerts-topic frames.dead-letter is"),
         ({"scores_topic": "points"}, "--scores-topic points is"),
+        ({"scores_topic": "scores.challenger"}, "--scores-topic scores.challenger is"),
+        ({"challenger_scores_topic": "points"}, "--challenger-scores-topic points is"),
+        ({"challenger_scores_topic": "scores.challenger"}, "--challenger-scores-topic scores.challenger is"),
     ],
 )
 def test_a_name_of_the_live_worker_is_refused(named, said):
@@ -413,6 +416,9 @@ def test_names_of_a_replay_are_its_own_and_say_its_range():
     live = KafkaSettings(group_id="live", scores_topic="points")
     assert own_names(live, ReplayRange(5, 9), {"group_id": None}) == {
         "group_id": "live.replay.5-9", "alerts_topic": "alerts.replay", "scores_topic": "points.replay",
+        "challenger_scores_topic": "scores.challenger.replay",
     }  # fmt: skip
     names = own_names(KafkaSettings(), ReplayRange(None, None), {"alerts_topic": "mine"})
-    assert names == {"group_id": "framewatch.replay.oldest-end", "alerts_topic": "mine", "scores_topic": None}
+    assert (names["group_id"], names["alerts_topic"], names["scores_topic"]) == (
+        "framewatch.replay.oldest-end", "mine", None,
+    )  # fmt: skip
