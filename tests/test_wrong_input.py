@@ -86,6 +86,8 @@ def things(tmp_path_factory, tiny_bundle):
             }
         },
         "maps.yaml": {"kafka": {"scores_maps": True}},
+        "window.yaml": {"drift": {"window_seconds": 5}},
+        "alarms.yaml": {"drift": {"false_alarms_per_year": 0}},
         "zones.yaml": {"zones": [[[0, 0], [1, 0], [2, 2]]]},
         "signed.yaml": {"bundle_public_key": "notes.txt"},
         "down.yaml": {"kafka": {"bootstrap_servers": CLOSED, "bootstrap_timeout_ms": 1000}},
@@ -239,6 +241,11 @@ TABLE = [
     (FIT.format("kafka://me:pw@127.0.0.1:1/frames?camera=a"), 2, "password"),
     (FIT.format("kafka://kafka.example:9092/frames?camera=a"), 2, "allow_plaintext=true"),
     (FIT.format("beside"), 2, "folders of footage"),
+    # trainer drift
+    ("trainer drift nowhere good", 2, "no such folder"),
+    ("trainer drift empty good", 2, "checkpoint.pt"),
+    ("trainer drift run good --device tpu", 2, "'tpu' is not one of"),
+    ("trainer drift run good", 2, "holds no blocks of normal footage"),
     # trainer evaluate
     ("trainer evaluate nowhere good --out out", 2, "no such folder"),
     ("trainer evaluate empty good --out out", 2, "checkpoint.pt"),
@@ -352,6 +359,8 @@ TABLE = [
     ("worker run --bundle bundle --config open.yaml", 2, "allow_all_interfaces"),
     ("worker run --bundle bundle --config fetch.yaml", 2, "fetch_bytes"),
     ("worker run --bundle bundle --config batch.yaml", 2, "max_frames"),
+    ("worker run --bundle bundle --config window.yaml", 2, "drift.window_seconds"),
+    ("worker run --bundle bundle --config alarms.yaml", 2, "drift.false_alarms_per_year"),
     ("worker run --bundle bundle --config group.yaml", 2, "group_id"),
     ("worker run --bundle bundle --config reset.yaml", 2, "auto_offset_reset"),
     ("worker run --bundle bundle --config sasl.yaml", 2, "security_protocol"),

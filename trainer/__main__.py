@@ -1,4 +1,4 @@
-"""The trainer's command line: ``trainer fit`` and ``trainer evaluate``."""
+"""The trainer's command line: ``trainer fit``, ``trainer evaluate`` and ``trainer drift``."""
 
 import logging
 import sys
@@ -79,18 +79,40 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Measure a run or a bundle on footage: metrics.json, report.html, plots, scores.csv."""
-    devices: dict[str, Device] = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}
-    if device not in devices:
-        raise ConfigError(f"--device {device!r} is not one of {', '.join(devices)}")
+    where = _device(device)
     clips = open_source(source)
     from trainer.evaluate import evaluate as run_evaluation
     from trainer.evaluate import metrics_table, open_model
 
-    metrics = run_evaluation(open_model(model, devices[device]), clips, labels, out, _console)
+    metrics = run_evaluation(open_model(model, where), clips, labels, out, _console)
     _console.print(metrics_table(metrics))
     for note in metrics["notes"]:
         _console.print(f"note: {note}", highlight=False, soft_wrap=True)
     typer.echo(out)
+
+
+@app.command()
+def drift(
+    model: Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="Run folder or bundle.")],
+    source: Annotated[str, typer.Argument(help="Footage: video, folder or kafka:// address; see docs.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Say whether footage differs for good from what a model was calibrated on: one JSON object, and one line."""
+    where = _device(device)
+    clips = open_source(source)
+    from trainer.drift_report import measure_drift
+    from trainer.evaluate import open_model
+
+    report = measure_drift(open_model(model, where), clips, _console)
+    _console.print(report.reason, highlight=False, soft_wrap=True)
+    typer.echo(report.model_dump_json())
+
+
+def _device(name: str) -> Device:
+    devices: dict[str, Device] = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}
+    if name not in devices:
+        raise ConfigError(f"--device {name!r} is not one of {', '.join(devices)}")
+    return devices[name]
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from contract.alert import Alert, alert_schema, make_event_id, utc
+from contract.alert import Alert, alert_schema, camera_schema, make_event_id, utc
 from contract.errors import BundleError, ConfigError, FrameError
 from contract.manifest import open_bundle
 from contract.runtime import Detector, open_session
@@ -56,13 +56,15 @@ def test_an_event_id_depends_on_place_model_camera_and_rule_alone():
         assert make_event_id(*changed) != make_event_id(*base)
 
 
-def test_the_committed_schema_is_the_code_s():
-    committed = json.loads((ROOT / "docs" / "schemas" / "alert.v1.json").read_text())
-    assert committed == alert_schema(), "run: python -m contract.alert > docs/schemas/alert.v1.json"
+@pytest.mark.parametrize(("name", "made"), [("alert", alert_schema), ("camera", camera_schema)])
+def test_the_committed_schema_is_the_code_s(name, made):
+    committed = json.loads((ROOT / "docs" / "schemas" / f"{name}.v1.json").read_text())
+    assert committed == made(), f"run: python -m contract.alert {name} > docs/schemas/{name}.v1.json"
 
 
-def test_the_schema_names_every_field_with_a_description():
-    schema = alert_schema()
+@pytest.mark.parametrize("made", [alert_schema, camera_schema])
+def test_the_schema_names_every_field_with_a_description(made):
+    schema = made()
     for model in (schema, *schema["$defs"].values()):
         for name, field in model.get("properties", {}).items():
             assert field.get("description"), name
