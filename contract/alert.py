@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
+from contract.drift import Direction, Measure
 from contract.event import Transition
 from contract.scoring import Box, Severity
 from contract.settings import FrozenModel
@@ -21,11 +22,11 @@ CONTENT_TYPE: Final = "application/cloudevents+json; charset=UTF-8"
 SCHEMA_PATH: Final = "docs/schemas/alert.v1.json"
 CAMERA_ID_PATTERN: Final = r"^[A-Za-z0-9._-]{1,128}$"
 
-HealthState = Literal["black", "overexposed", "covered", "moved", "frozen", "infrared", "silent"]
+HealthState = Literal["black", "overexposed", "covered", "moved", "frozen", "infrared", "silent", "drift"]
 CameraAlertType = Literal[
     "framewatch.camera.black.v1", "framewatch.camera.overexposed.v1", "framewatch.camera.covered.v1",
     "framewatch.camera.moved.v1", "framewatch.camera.frozen.v1", "framewatch.camera.infrared.v1",
-    "framewatch.camera.silent.v1",
+    "framewatch.camera.silent.v1", "framewatch.camera.drift.v1",
 ]  # fmt: skip
 MODEL_CHANGED_TYPE: Final = "framewatch.camera.model_changed.v1"
 AlertType = Literal["framewatch.anomaly.started.v1", "framewatch.anomaly.updated.v1", "framewatch.anomaly.ended.v1"]
@@ -147,6 +148,25 @@ class StretchReference(FrozenModel):
     """Offset of the last frame so far."""
 
 
+class DriftData(FrozenModel):
+    """How the scores of a window differ from those of the footage that the model was calibrated on."""
+
+    measure: Measure
+    """What moved most: the ``floor`` of blocks of scores, their 20% quantile, or the ``middle``, their median."""
+
+    direction: Direction
+    """Where to."""
+
+    spreads: float
+    """How far, in the spread of normal blocks."""
+
+    share_percent: float = Field(ge=0, le=100)
+    """Blocks of the window that lie beyond the limit, percent."""
+
+    p_value: float = Field(ge=0, le=1)
+    """Probability that so many blocks of a normal window do."""
+
+
 class CameraData(FrozenModel):
     """What an alert of a camera's health says."""
 
@@ -176,6 +196,9 @@ class CameraData(FrozenModel):
 
     rule_version: str
     """Version of the rule that made it, with a digest of the rule in force."""
+
+    drift: DriftData | None = None
+    """How scores differ, where that is what is told, when it is told; null at the end, and of other states."""
 
 
 class PlaceReference(FrozenModel):

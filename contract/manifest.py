@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from contract.alert import BundleReference
+from contract.drift import DriftReference
 from contract.errors import BundleError
 from contract.event import EventRule
 from contract.frame import Preprocessing
@@ -104,6 +105,9 @@ class Manifest(FrozenModel):
 
     scene: SceneReference | None = None
     """What the camera usually shows; null where the footage showed no one place."""
+
+    drift: DriftReference | None = None
+    """Blocks of normal footage that later ones are compared with; null where the footage was too short for them."""
 
     training: dict[str, Any]
     """Where the model came from: settings, footage, frames, epochs, losses, versions."""

@@ -15,6 +15,7 @@ import onnx
 import torch
 from torch import nn
 
+from contract.drift import DriftReference
 from contract.errors import BundleError, ConfigError, ParityError
 from contract.manifest import (
     MANIFEST_NAME,
@@ -28,7 +29,16 @@ from contract.manifest import (
 )
 from contract.runtime import Detector as DetectorSession
 from contract.runtime import open_session
-from contract.scoring import Calibration, FloatArray, Tail, cell_statistics, fit_tail, score_to_z, z_to_score
+from contract.scoring import (
+    Calibration,
+    Float64Array,
+    FloatArray,
+    Tail,
+    cell_statistics,
+    fit_tail,
+    score_to_z,
+    z_to_score,
+)
 from contract.whole_folder import require_free, whole_folder
 from exporter.graphs import Feed, export_graph, halved, quantized
 from exporter.model_card import model_card
@@ -78,9 +88,9 @@ def build_bundle(
     """
     name = _check_target(out, name, overwrite=overwrite)
     checkpoint, samples = load_checkpoint(run), load_samples(run)
-    reference, calibration = checkpoint.detector, checkpoint.calibration
+    reference, calibration, drift = checkpoint.detector, checkpoint.calibration, checkpoint.drift
     if precision == "int8":
-        graphs, calibration = _export_in_int8(reference, samples, calibration)
+        graphs, calibration, drift = _export_in_int8(reference, samples, calibration, drift)
     else:
         graphs = _export(copy.deepcopy(reference), precision, samples)
     clips = np.concatenate([_evenly(part, _PARITY_CLIPS) for part in (samples.calibration, samples.disturbed)])
@@ -91,7 +101,7 @@ def build_bundle(
         on_parity(rows)
     require_parity(rows)
     quality = _quality(reference, runnable["detector"], samples, precision)
-    return _write(out, name, run, checkpoint, calibration, graphs, precision, rows, quality, overwrite=overwrite)
+    return _write(out, name, run, checkpoint, calibration, drift, graphs, precision, rows, quality, overwrite=overwrite)
 
 
 def _check_target(out: Path, name: str | None, *, overwrite: bool) -> str:
@@ -105,16 +115,18 @@ def _check_target(out: Path, name: str | None, *, overwrite: bool) -> str:
     return name
 
 
-def _export_in_int8(reference: Detector, samples: Samples, before: Calibration) -> tuple[_Graphs, Calibration]:
+def _export_in_int8(
+    reference: Detector, samples: Samples, before: Calibration, drift: DriftReference | None
+) -> tuple[_Graphs, Calibration, DriftReference | None]:
     """Export in int8, with the comparator's inner layers where that loses little, and else without any of it."""
     for comparator_too in (True, False):
         # Quantization moves every cell's error, so its statistics are set anew and the thresholds carried over.
-        detector, calibration = _recalibrated(reference, samples, before, comparator_too=comparator_too)
+        detector, calibration, moved = _recalibrated(reference, samples, before, drift, comparator_too=comparator_too)
         graphs = _export(detector, "int8", samples, comparator_too=comparator_too)
         with_pytorch, in_int8 = _aurocs(reference, _runnable(graphs.detector, "detector"), samples)
         if with_pytorch - in_int8 <= _AUROC_LOSS_ACCEPTED["int8"]:
             break
-    return graphs, calibration
+    return graphs, calibration, moved
 
 
 def _export(detector: Detector, precision: Precision, samples: Samples, *, comparator_too: bool = True) -> _Graphs:
@@ -171,8 +183,8 @@ def _quantization_clips(samples: Samples) -> npt.NDArray[np.uint8]:
 
 
 def _recalibrated(
-    detector: Detector, samples: Samples, before: Calibration, *, comparator_too: bool
-) -> tuple[Detector, Calibration]:
+    detector: Detector, samples: Samples, before: Calibration, drift: DriftReference | None, *, comparator_too: bool
+) -> tuple[Detector, Calibration, DriftReference | None]:
     scores_before = in_batches(_in_torch(detector), samples.calibration, _BATCH)[0]
     detector = copy.deepcopy(detector)
     with torch.inference_mode():
@@ -189,7 +201,7 @@ def _recalibrated(
     scores = in_batches(graph, samples.calibration, _BATCH)[0]
     if not np.isfinite(scores).all():
         raise ParityError("int8 scores are not finite; no bundle was written; build with --precision fp32")
-    return detector, _carried_over(before, scores_before, scores)
+    return detector, _carried_over(before, scores_before, scores), _drift_carried_over(drift, scores_before, scores)
 
 
 def _carried_over(calibration: Calibration, scores: FloatArray, new_scores: FloatArray) -> Calibration:
@@ -202,7 +214,7 @@ def _carried_over(calibration: Calibration, scores: FloatArray, new_scores: Floa
     stretch = after.scale / before.scale
 
     def score(old: float) -> float:
-        return float(z_to_score(after.location + stretch * (float(score_to_z(old)) - before.location)))
+        return float(_moved(old, before, after))
 
     def tail(old: Tail) -> Tail:
         return Tail(location=after.location + stretch * (old.location - before.location), scale=stretch * old.scale)
@@ -215,6 +227,22 @@ def _carried_over(calibration: Calibration, scores: FloatArray, new_scores: Floa
         "highest_normal_score": score(calibration.highest_normal_score),
     }
     return Calibration(**{**dict(calibration), **changes})
+
+
+def _drift_carried_over(
+    drift: DriftReference | None, scores: FloatArray, new_scores: FloatArray
+) -> DriftReference | None:
+    """Move blocks' numbers likewise; what the latents were says nothing of those in int8."""
+    if drift is None:
+        return None
+    tails = fit_tail(scores), fit_tail(new_scores)
+    floor, middle = (tuple(_moved(row, *tails).tolist()) for row in (drift.floor, drift.middle))
+    return DriftReference(block_seconds=drift.block_seconds, floor=floor, middle=middle)
+
+
+def _moved(scores: npt.ArrayLike, before: Tail, after: Tail) -> Float64Array:
+    """Scores as they are once the tail moved."""
+    return z_to_score(after.location + after.scale / before.scale * (score_to_z(scores) - before.location))
 
 
 def _in_torch(detector: Detector) -> Graph:
@@ -266,8 +294,8 @@ def _auroc(normal: FloatArray, anomalous: FloatArray) -> float:
 
 
 def _write(
-    out: Path, name: str, run: Path, checkpoint: Checkpoint, calibration: Calibration, graphs: _Graphs,
-    precision: Precision, rows: tuple[ParityRow, ...], quality: dict[str, float], *, overwrite: bool,
+    out: Path, name: str, run: Path, checkpoint: Checkpoint, calibration: Calibration, drift: DriftReference | None,
+    graphs: _Graphs, precision: Precision, rows: tuple[ParityRow, ...], quality: dict[str, float], *, overwrite: bool,
 ) -> Manifest:  # fmt: skip
     config = checkpoint.detector.autoencoder.config
     latent_shape = _latent_shape(graphs.encoder)
@@ -289,6 +317,7 @@ def _write(
             calibration=calibration,
             event_rule=checkpoint.event_rule,
             scene=checkpoint.scene,
+            drift=drift,
             training=checkpoint.training,
             parity=rows,
             quality=quality,

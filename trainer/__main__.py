@@ -29,6 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _console = Console(stderr=True)
+Connection = Annotated[
+    Path | None, typer.Option("--config", help="YAML file of a fit's settings, of which kafka is taken for kafka://.")
+]
 
 _WIDE: Final = 200
 
@@ -88,9 +91,7 @@ def evaluate(
         Path | None, typer.Option(help="CSV of labels, masks, or a public dataset's labels; see docs.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    config: Annotated[
-        Path | None, typer.Option(help="YAML file of a fit's settings, of which kafka is taken for kafka://.")
-    ] = None,
+    config: Connection = None,
 ) -> None:
     """Measure a run or a bundle on footage: metrics.json, report.html, plots, scores.csv."""
     where = _device(device)
@@ -106,6 +107,24 @@ def evaluate(
 
 
 @app.command()
+def drift(
+    model: Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="Run folder or bundle.")],
+    source: Annotated[str, typer.Argument(help="Footage: video, folder or kafka:// address; see docs.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    config: Connection = None,
+) -> None:
+    """Say whether footage differs for good from what a model was calibrated on: one JSON object, and one line."""
+    where = _device(device)
+    clips = open_source(source, _connection([source], config))
+    from trainer.drift_report import measure_drift
+    from trainer.evaluate import open_model
+
+    report = measure_drift(open_model(model, where), clips, _console)
+    _console.print(report.reason, highlight=False, soft_wrap=True)
+    typer.echo(report.model_dump_json())
+
+
+@app.command()
 def compare(
     champion: Annotated[Path, typer.Argument(metavar="CHAMPION", help="Model in service, a bundle or run folder.")],
     challenger: Annotated[Path, typer.Argument(metavar="CHALLENGER", help="Model that may replace it.")],
@@ -117,9 +136,7 @@ def compare(
     labels: Annotated[list[Path] | None, typer.Option(help="Labels of the footage of --labelled.")] = None,
     rule: Annotated[Path | None, typer.Option(help="YAML file of the rule for promotion.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    config: Annotated[
-        Path | None, typer.Option(help="YAML file of a fit's settings, of which kafka is taken for kafka://.")
-    ] = None,
+    config: Connection = None,
 ) -> None:
     """Compare two models on the same footage: events gained and lost, false events, agreement, and a verdict."""
     if len(labelled or []) != len(labels or []):

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from contract.drift import DriftReference
 from contract.errors import TrainingError
 from contract.event import EventRule
-from contract.scoring import Calibration, cell_statistics
+from contract.scoring import Calibration, FloatArray, cell_statistics
 from trainer.checkpoint import Samples
 from trainer.detector import Detector
+from trainer.drift import drift_reference, pool
 from trainer.footage import Part
+from trainer.model import seen_images
 from trainer.settings import FitSettings
 from trainer.thresholds import calibrate
 
@@ -22,7 +25,7 @@ _MAX_SAMPLE_BYTES = 64 * 2**20
 
 def calibrate_detector(
     detector: Detector, validation: Part, calibration: Part, *, frames_per_second: float, settings: FitSettings
-) -> tuple[Calibration, EventRule]:
+) -> tuple[Calibration, EventRule, DriftReference | None]:
     """Set each cell's mean and spread from the validation part, then thresholds and rule from the calibration part.
 
     Two parts, since frames that set the cells' statistics score lower than new ones do.
@@ -35,7 +38,8 @@ def calibrate_detector(
         settings: Budget, seed, and what the event rule is to be.
 
     Returns:
-        The calibration, and the event rule that it was made for.
+        The calibration, the event rule that it was made for, and what blocks of normal footage are like; None where
+        the calibration part has too few of them.
 
     Raises:
         TrainingError: The detector gives scores that are not finite.
@@ -50,6 +54,7 @@ def calibrate_detector(
         detector.cell_mean.copy_(torch.from_numpy(mean))
         detector.cell_spread.copy_(torch.from_numpy(spread))
         scores = np.concatenate([detector(frames)[0].cpu().numpy() for frames in _batches(detector, calibration)])
+        latents = _pooled_latents(detector, validation), _pooled_latents(detector, calibration)
     if not np.isfinite(scores).all():
         raise TrainingError("the trained model gives scores that are not finite; lower learning_rate or use fp32")
     fitted = calibrate(
@@ -60,7 +65,18 @@ def calibrate_detector(
         gap_frames=settings.event_rule.over(EventRule()).gap_frames,
         seed=settings.seed,
     )
-    return fitted, settings.event_rule.over(_rule_for(fitted))
+    breaks = calibration.breaks()
+    drift = drift_reference(np.split(scores, breaks), (latents[0], np.split(latents[1], breaks)), frames_per_second)
+    return fitted, settings.event_rule.over(_rule_for(fitted)), drift
+
+
+def _pooled_latents(detector: Detector, part: Part) -> FloatArray:
+    """Latents averaged over the picture, shape (frames, components)."""
+    config = detector.autoencoder.config
+    latents = [
+        detector.autoencoder.encoder(seen_images(frames, config)).cpu().numpy() for frames in _batches(detector, part)
+    ]
+    return np.concatenate([pool(one) for one in latents])
 
 
 def _rule_for(fitted: Calibration) -> EventRule:

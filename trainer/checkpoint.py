@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 
+from contract.drift import DriftReference
 from contract.errors import CheckpointError
 from contract.event import EventRule
 from contract.scene import SceneReference
@@ -47,6 +48,7 @@ class Checkpoint:
         calibration: Threshold and tail.
         event_rule: How scores become events.
         scene: What the camera usually shows; None where the footage showed no one place.
+        drift: What blocks of normal footage are like; None where the footage was too short for them.
         training: Provenance: settings, footage, epochs, losses, versions; plain JSON values.
     """
 
@@ -54,6 +56,7 @@ class Checkpoint:
     calibration: Calibration
     event_rule: EventRule
     scene: SceneReference | None
+    drift: DriftReference | None
     training: dict[str, Any]
 
 
@@ -67,6 +70,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "calibration": checkpoint.calibration.model_dump(mode="json"),
         "event_rule": checkpoint.event_rule.model_dump(mode="json"),
         "scene": checkpoint.scene.model_dump(mode="json") if checkpoint.scene is not None else None,
+        "drift": checkpoint.drift.model_dump(mode="json") if checkpoint.drift is not None else None,
         "training": checkpoint.training,
     }
     save_atomically(run / CHECKPOINT_NAME, content)
@@ -97,12 +101,15 @@ def load_checkpoint(run: Path) -> Checkpoint:
         calibration = Calibration.model_validate(content["calibration"])
         event_rule = EventRule.model_validate(content["event_rule"])
         scene = SceneReference.model_validate(content["scene"]) if content["scene"] is not None else None
+        # Of runs from before there was such a thing, none.
+        kept = content.get("drift")
+        drift = DriftReference.model_validate(kept) if kept is not None else None
         training = dict(content["training"])
     except ValidationError as error:
         raise CheckpointError(f"{path}: {one_line(error)}; fit again with this release") from error
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: does not fit this release: {str(error).splitlines()[0]}; fit again") from error
-    return Checkpoint(detector.eval(), calibration, event_rule, scene, training)
+    return Checkpoint(detector.eval(), calibration, event_rule, scene, drift, training)
 
 
 def load_tensors(path: Path) -> dict[str, Any]:

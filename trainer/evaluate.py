@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,12 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from contract.clip import Clip
+from contract.drift import DriftReference
 from contract.errors import CheckpointError, ConfigError, FramewatchError
 from contract.event import EventRule
 from contract.frame import Preprocessing
-from contract.manifest import MANIFEST_NAME, open_bundle
+from contract.manifest import MANIFEST_NAME, Bundle, open_bundle
+from contract.runtime import Autoencoder
 from contract.runtime import Detector as BundleDetector
-from contract.scoring import Calibration, FloatArray
+from contract.scoring import Calibration, FloatArray, frames_to_images
 from contract.whole_folder import require_free, whole_folder
 from trainer.checkpoint import load_checkpoint
 from trainer.labels import Labels, read_labels
@@ -37,6 +40,7 @@ from trainer.metrics import (
     frame_auroc_per_clip,
     pixel_auroc,
 )
+from trainer.model import seen_images
 from trainer.plots import draw_plots
 from trainer.report import METRIC_TEXTS, write_report
 from trainer.scored import ScoredFootage, ScoredStretch, ScoringModel, score_footage
@@ -48,11 +52,17 @@ _NOT_IN_CAMERA_ID: Final = re.compile(r"[^A-Za-z0-9._-]")
 _NO_LABELS: Final = Measure(None, "no labels were given; add --labels for the figures that need them.")
 
 Score = Callable[[npt.NDArray[np.uint8]], tuple[FloatArray, FloatArray]]
+Encode = Callable[[npt.NDArray[np.uint8]], FloatArray]
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A run or a bundle, ready to score; see `trainer.scored.ScoringModel`."""
+    """A run or a bundle, ready to score; see `trainer.scored.ScoringModel`.
+
+    Attributes:
+        drift: What blocks of normal footage are like; None where that is not known.
+        encode: Gives the latents of clips.
+    """
 
     name: str
     preprocessing: Preprocessing
@@ -60,6 +70,8 @@ class LoadedModel:
     calibration: Calibration
     event_rule: EventRule
     score: Score
+    drift: DriftReference | None
+    encode: Encode
 
 
 def open_model(path: Path, device: Device) -> LoadedModel:
@@ -73,16 +85,7 @@ def open_model(path: Path, device: Device) -> LoadedModel:
     if not path.is_dir():
         raise ConfigError(f"RUN|BUNDLE {path}: no such folder")
     if (path / MANIFEST_NAME).is_file():
-        bundle = open_bundle(path)
-        manifest = bundle.manifest
-        return LoadedModel(
-            name=f"bundle {manifest.name} {manifest.version} {manifest.precision}",
-            preprocessing=manifest.preprocessing,
-            clip_frames=manifest.shape.clip_frames,
-            calibration=manifest.calibration,
-            event_rule=manifest.event_rule,
-            score=BundleDetector(bundle, device).score,
-        )
+        return _ready(open_bundle(path), device)
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda was asked for and no CUDA device can be used; say --device cpu")
     checkpoint = load_checkpoint(path)
@@ -102,6 +105,12 @@ def open_model(path: Path, device: Device) -> LoadedModel:
         return scores, maps
 
     config = detector.autoencoder.config
+
+    def encode(frames: npt.NDArray[np.uint8]) -> FloatArray:
+        with torch.inference_mode():
+            latents = detector.autoencoder.encoder(seen_images(torch.from_numpy(frames).to(where), config))
+        return np.asarray(latents.cpu().numpy(), np.float32)
+
     return LoadedModel(
         name=f"run {path.resolve().name}",
         preprocessing=config.preprocessing,
@@ -109,6 +118,28 @@ def open_model(path: Path, device: Device) -> LoadedModel:
         calibration=checkpoint.calibration,
         event_rule=checkpoint.event_rule,
         score=score,
+        drift=checkpoint.drift,
+        encode=encode,
+    )
+
+
+def _ready(bundle: Bundle, device: Device) -> LoadedModel:
+    manifest = bundle.manifest
+
+    @cache
+    def halves() -> Autoencoder:
+        # Few ask for latents.
+        return Autoencoder(bundle, device)
+
+    return LoadedModel(
+        name=f"bundle {manifest.name} {manifest.version} {manifest.precision}",
+        preprocessing=manifest.preprocessing,
+        clip_frames=manifest.shape.clip_frames,
+        calibration=manifest.calibration,
+        event_rule=manifest.event_rule,
+        score=BundleDetector(bundle, device).score,
+        drift=manifest.drift,
+        encode=lambda frames: halves().encode(frames_to_images(frames[:, -manifest.shape.redrawn_frames :])),
     )
 
 

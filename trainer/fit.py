@@ -131,14 +131,14 @@ def _fit(
 
     detector.load_state_dict(state.best)
     detector.to(fabric.device)
-    fitted, event_rule = calibrate_detector(
+    fitted, event_rule, drift = calibrate_detector(
         detector, validation, calibration, frames_per_second=footage.frames_per_second, settings=settings
     )
     provenance = _provenance(fabric, settings, source, footage, state, (training, validation, calibration))
     if isinstance(clips, TopicFootage):
         provenance["topic"] = clips.record()
     scene = SceneReference.of(footage.frames, settings.model.preprocessing.channels, footage.least_colour)
-    checkpoint = Checkpoint(detector, fitted, event_rule, scene, provenance)
+    checkpoint = Checkpoint(detector, fitted, event_rule, scene, drift, provenance)
     if fabric.is_global_zero:
         write_run(out, checkpoint, take_samples(detector, validation, calibration, settings.seed), state.records)
     fabric.barrier()

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Table
 
-from contract.alert import Alert, AnyAlert, CameraAlert, ModelAlert, read_alert, utc
+from contract.alert import Alert, AnyAlert, CameraAlert, DriftData, ModelAlert, read_alert, utc
 from worker.kafka_clients import mapped_errors, open_reader, require_topics
 from worker.settings import KafkaSettings
 
@@ -100,11 +100,21 @@ def describe(alert: AnyAlert) -> str:
         return f"{alert.subject} model {after.name} {after.version} from {at}, before {before.name} {before.version}"
     since = _local(alert.data.started_at_ms).strftime("%H:%M:%S")
     if isinstance(alert, CameraAlert):
-        return f"{alert.subject} camera {alert.data.state} since {since}" + (", ended" if _is_over(alert) else "")
+        said = f"{alert.subject} camera {alert.data.state} since {since}"
+        if alert.data.drift is not None:
+            said += f", {_said(alert.data.drift)}"
+        return said + (", ended" if _is_over(alert) else "")
     data = alert.data
     return (
         f"{alert.subject} {alert.type.split('.')[2]} since {since}, peak {data.peak_score:.2f} "
         f"(threshold {data.threshold:.2f}), {data.severity}, {data.anomalous_area_percent:.0f}% of the picture"
+    )
+
+
+def _said(drift: DriftData) -> str:
+    return (
+        f"what it sees has changed for good: {drift.share_percent:.0f}% of the time scores lie {drift.direction} than "
+        f"they did, by {abs(drift.spreads):.1f} spreads; fit to what it shows now"
     )
 
 

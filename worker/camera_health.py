@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.alert import HealthState
+from contract.drift_tracker import Drift
 from contract.event import EventTracker, Transition
 from contract.scene import Condition, Scene
 from worker.health_rule import HealthRule
@@ -32,12 +33,14 @@ class Told(NamedTuple):
         state: Which condition.
         first: Where it began.
         last: Where it was last seen.
+        drift: How scores differ, where that began.
     """
 
     transition: Transition
     state: HealthState
     first: Place
     last: Place
+    drift: Drift | None = None
 
 
 @dataclass(slots=True)
@@ -146,6 +149,7 @@ class CameraHealth:
         for one in state.conditions:
             if one.state == "silent":
                 self._silent = one.first
+            if one.state in ("silent", "drift"):
                 continue
             tracker = self._tracker(one.state)
             tracker.resume(one.following)

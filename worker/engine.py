@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.alert import AnyAlert, CameraAlert
+from contract.drift import DriftRule
 from contract.errors import FrameError
 from contract.event import EventRule
 from contract.frame import FLOW_FRAMES, FrameHeader, FrameLimits, decode_frame, read_frame_header
@@ -151,6 +152,7 @@ class Engine:
         limits: What a frame may declare.
         picture_max_bytes: Size up to which pictures travel in alerts.
         health_rule: When a camera counts as unwell.
+        drift_rule: When its world counts as changed for good.
         max_cameras: Cameras kept at once. Beyond it the one idle longest without an event pending is forgotten, or else
             the one idle longest whose event has not started yet; where there is none, the new camera's frames are
             rejected with reason ``too_many_cameras``.
@@ -170,6 +172,7 @@ class Engine:
         limits: FrameLimits | None = None,
         picture_max_bytes: int = _DEFAULT_PICTURE_BYTES,
         health_rule: HealthRule | None = None,
+        drift_rule: DriftRule | None = None,
         max_cameras: int = _DEFAULT_CAMERAS,
         crew: Crew | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -179,7 +182,7 @@ class Engine:
         only = make_profile(detector, threshold=threshold, event_rule=event_rule)
         self._profile_of: ProfileOf = lambda _camera_id, _captured_at_ms: only
         self._limits = limits or FrameLimits()
-        self._means = Means(health_rule or HealthRule(), picture_max_bytes)
+        self._means = Means(health_rule or HealthRule(), drift_rule or DriftRule(), picture_max_bytes)
         self._max_cameras = max_cameras
         self._crew = crew or Crew()
         self._clock = clock
@@ -553,7 +556,7 @@ class Engine:
             one.own.recent.append(frame.offset)
         return Outcome(
             frame, verdict.score, verdict.threshold, verdict.is_anomalous, verdict.counts, alerts=verdict.alerts,
-            trailing_bytes=one.trailing_bytes,
+            trailing_bytes=one.trailing_bytes, is_drifting=verdict.is_drifting, drift_share=verdict.drift_share,
             # A copy: the map is a view that would keep its whole batch's.
             anomaly_map=anomaly_map.copy() if self._keep_maps else None,
             bundle=one.profile.terms.bundle,

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.alert import Alert, AnyAlert, CameraAlert
+from contract.drift import DriftRule, DriftTest, make_test
 from contract.event import Event, EventRule, EventTracker, Following, Transition
 from contract.scene import Scene
 from contract.scoring import FloatArray, Severity
 from contract.window import frames_before
 from worker.camera_health import CameraHealth, Told
+from worker.drift import DriftWatch
 from worker.frames import IncomingFrame
 from worker.health_rule import HealthRule
 from worker.profile import BatchScorer, Profile, Terms
@@ -35,13 +37,17 @@ class Means:
 
     Attributes:
         health_rule: When a camera counts as unwell.
+        drift_rule: When its world counts as changed for good.
         picture_max_bytes: Size up to which pictures travel in alerts.
         scenes: What cameras usually show, by their bundles' digests.
+        drift_tests: What their scores' blocks are compared with, by the same; None where drift is not looked for.
     """
 
     health_rule: HealthRule
+    drift_rule: DriftRule
     picture_max_bytes: int
     scenes: dict[str, Scene | None] = field(default_factory=dict)
+    drift_tests: dict[str, DriftTest | None] = field(default_factory=dict)
 
     def scene(self, detector: BatchScorer) -> Scene | None:
         """What cameras of a detector's bundle usually show."""
@@ -50,6 +56,14 @@ class Means:
             scene = detector.bundle.manifest.scene
             self.scenes[digest] = Scene(scene) if scene is not None else None
         return self.scenes[digest]
+
+    def drift_test(self, detector: BatchScorer) -> DriftTest | None:
+        """What scores of cameras of a detector's bundle are compared with."""
+        digest = detector.bundle.reference.digest
+        if digest not in self.drift_tests:
+            reference = detector.bundle.manifest.drift
+            self.drift_tests[digest] = make_test(reference, self.drift_rule) if reference is not None else None
+        return self.drift_tests[digest]
 
 
 class Reached(NamedTuple):
@@ -73,6 +87,8 @@ class Verdict(NamedTuple):
         is_anomalous: Whether the score reached the threshold and counts.
         counts: Whether it counts for events.
         alerts: What it told.
+        is_drifting: Whether the camera is told of as changed for good.
+        drift_share: Share of a window of blocks of scores beyond normal ones, where one of them ended; else None.
     """
 
     score: float
@@ -80,6 +96,8 @@ class Verdict(NamedTuple):
     is_anomalous: bool
     counts: bool
     alerts: tuple[AnyAlert, ...]
+    is_drifting: bool
+    drift_share: float | None
 
 
 class Followed:
@@ -108,6 +126,7 @@ class Followed:
         self.peak: Peak | None = None
         self._means = means
         self._health = CameraHealth(means.health_rule, means.scene(detector), frames_needed(detector))
+        self._drift = DriftWatch(means.drift_test(detector))
         # What was given for its frames, what of that is in force, and under what is told.
         self._given: Profile | None = None
         self._profile: Profile | None = None
@@ -122,8 +141,8 @@ class Followed:
 
     @property
     def is_unwell(self) -> bool:
-        """Whether a condition that frames show is told of and not ended."""
-        return self._health.is_pending
+        """Whether a condition that frames show, or a drift, is told of and not ended."""
+        return self._health.is_pending or self._drift.is_open
 
     @property
     def following(self) -> Following | None:
@@ -165,13 +184,17 @@ class Followed:
         told, counts = self._health.judge(
             self._scored, place, picture[..., :channels], frame.data or b"", is_suspect=score >= profile.release
         )
+        # A camera with thresholds of its own is not compared with what the bundle was calibrated on.
+        share, drifted = self._drift.take(place, score if counts and self._warm_up is None else None)
+        told += [drifted] if drifted is not None else []
         alerts += [self._tell_health(one, frame.captured_at_ms, frame.data) for one in told]
         if profile.region is not None:
             score = score_within(anomaly_map, profile.region)
         if profile.warm_up_frames:
             counts = counts and not self._warms_up(frame, score, profile)
         alerts += self._follow(frame, score if counts else NORMAL_SCORE, anomaly_map)
-        return Verdict(score, profile.threshold, counts and score >= profile.threshold, counts, tuple(alerts))
+        is_anomalous = counts and score >= profile.threshold
+        return Verdict(score, profile.threshold, is_anomalous, counts, tuple(alerts), self._drift.is_open, share)
 
     def fall_silent(self, terms: Terms) -> CameraAlert | None:
         """Say that no frame came for a while; None where that is told already, or no frame ever came.
@@ -195,11 +218,7 @@ class Followed:
         """What another engine needs to go on: its event, its health, its thresholds; None where that is nothing."""
         if self._terms is None:
             return None, None, self._warm_up_state()
-        return (
-            self._event_state(self._terms),
-            self._health.state(self.where.camera_id, self._scored, self._terms),
-            self._warm_up_state(),
-        )
+        return self._event_state(self._terms), self._health_state(self._terms), self._warm_up_state()
 
     def resume_event(self, state: CameraState) -> None:
         """Go on with an event that another engine followed; to be called before the first frame."""
@@ -215,7 +234,10 @@ class Followed:
         self._tracker = _tracker(EventRule(), state.terms.threshold, state.terms.threshold, state.following)
 
     def resume_health(self, state: UnwellCamera) -> None:
-        """Go on with its health."""
+        """Go on with its health, and with its drift."""
+        for one in state.conditions:
+            if one.state == "drift":
+                self._drift.resume(one)
         self._health.resume(state)
         # From here on `state` looks at its health.
         self._terms = state.terms
@@ -248,6 +270,7 @@ class Followed:
             # A schedule's changes are no news, and another engine's were told by it or by none.
             if self._profile is not None and loaded != before:
                 changed = tell_model_change(self.where, place, self._terms.bundle, own.terms.bundle)
+            self._drift = DriftWatch(self._means.drift_test(own.detector))
         following = self.following
         if self._terms is not None and (self._terms != own.terms or own.warm_up_frames):
             alerts += self._close_event(at_ms)
@@ -311,7 +334,8 @@ class Followed:
             yield self._tell_event(*told, at_ms=at_ms)
 
     def _close_health(self, at_ms: int | None = None) -> Iterator[CameraAlert]:
-        for one in self._health.close():
+        drifted = self._drift.close()
+        for one in (*self._health.close(), *([drifted] if drifted is not None else [])):
             yield self._tell_health(one, one.last.captured_at_ms if at_ms is None else at_ms, None)
 
     def _tell_event(self, transition: Transition, event: Event, at_ms: int | None) -> Alert:
@@ -324,8 +348,9 @@ class Followed:
 
     def _tell_health(self, told: Told, at_ms: int, data: bytes | None) -> CameraAlert:
         assert self._terms is not None  # noqa: S101 - something was followed
-        rule_version = self._means.health_rule.version(told.state)
-        most = self._means.picture_max_bytes
+        means = self._means
+        rule_version = means.drift_rule.version if told.state == "drift" else means.health_rule.version(told.state)
+        most = means.picture_max_bytes
         return tell_health(self.where, told, at_ms, self._terms.bundle, rule_version, data, most)
 
     def _rarity(self, event: Event) -> tuple[float, Severity]:
@@ -345,6 +370,13 @@ class Followed:
             self.where.camera_id, following, first.place, peak.place, last.place, peak.from_offset, terms,
             *self._rarity(event),
         )  # fmt: skip
+
+    def _health_state(self, terms: Terms) -> UnwellCamera | None:
+        state, drift = self._health.state(self.where.camera_id, self._scored, terms), self._drift.condition()
+        if drift is None:
+            return state
+        frames_unwell, conditions = (state.frames_unwell, state.conditions) if state is not None else (0, ())
+        return UnwellCamera(self.where.camera_id, frames_unwell, (*conditions, drift), terms)
 
     def _warm_up_state(self) -> WarmUpState | None:
         one = self._warm_up

@@ -41,6 +41,8 @@ class Outcome:
         error: Why the frame was rejected.
         alerts: What this frame told about events.
         trailing_bytes: Bytes after the picture's end marker; they were ignored.
+        is_drifting: Whether its camera is told of as changed for good.
+        drift_share: Share of a window of its scores' blocks beyond normal ones, where one of them ended; else None.
         anomaly_map: A copy of the whole map, float32 of shape (rows, columns); None where maps are not kept.
         bundle: The model that scored it; None where the frame was rejected.
         challenger: What its camera's challenger makes of the same frame, an error where it gave no score; None where
@@ -55,6 +57,8 @@ class Outcome:
     error: FrameError | None = None
     alerts: tuple[AnyAlert, ...] = ()
     trailing_bytes: int = 0
+    is_drifting: bool = False
+    drift_share: float | None = None
     anomaly_map: FloatArray | None = field(default=None, compare=False)
     bundle: BundleReference | None = None
     challenger: "Outcome | None" = None

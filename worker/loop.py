@@ -676,6 +676,9 @@ class WorkerLoop:
         delay = capture_delay_seconds(outcome.frame.captured_at_ms, now_ms)
         if delay is not None and self._replay is None:
             self._metrics.delay_seconds.observe(delay)
+        frame, is_drifting = outcome.frame, outcome.is_drifting
+        if outcome.error is None:
+            self._metrics.observe_drift(frame.camera_id, frame.partition, outcome.drift_share, is_drifting=is_drifting)
         for oddity in (capture_time_oddity(record, now_ms), "trailing_bytes" if outcome.trailing_bytes else None):
             if oddity is not None:
                 self._metrics.oddities.labels(oddity).inc()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from contract.drift import DriftRule, why_untold
 from contract.runtime import Detector
 from worker.cameras import Cameras, Resolver
 from worker.cores import Crew, cores_given, share_interpreter
@@ -84,13 +85,14 @@ def run_worker(
     metrics = Metrics()
     kafka = settings.kafka
     probes = Probes(kafka.max_poll_interval_ms / 1000)
-    _tell_bundle(metrics, cameras, models)
+    _tell_bundles(metrics, cameras, models, settings.drift)
     with Crew(threads) as crew, TelemetryServer(settings.http, metrics, probes) as server:
         engine = Engine(
             cameras.detector,
             limits=settings.limits,
             picture_max_bytes=settings.picture_max_bytes,
             health_rule=settings.camera_health,
+            drift_rule=settings.drift,
             max_cameras=settings.max_cameras,
             crew=crew,
             keep_maps=settings.kafka.scores_maps,
@@ -109,7 +111,7 @@ def run_worker(
         def tell(taken: Cameras | None) -> None:
             metrics.reloads.labels("refused" if taken is None else "taken").inc()
             if taken is not None:
-                _tell_bundle(metrics, taken, models)
+                _tell_bundles(metrics, taken, models, settings.drift)
 
         with ExitStack() as stack:
             watchdog = stack.enter_context(Watchdog())
@@ -123,7 +125,7 @@ def _never() -> None:
     """Nothing is loaded anew."""
 
 
-def _tell_bundle(metrics: Metrics, cameras: Cameras, models: Models) -> None:
+def _tell_bundles(metrics: Metrics, cameras: Cameras, models: Models, drift_rule: DriftRule) -> None:
     name, provider = cameras.detector.bundle.reference, cameras.detector.provider
     named = next(iter(cameras.bundles))
     version = models.version(named)
@@ -135,6 +137,11 @@ def _tell_bundle(metrics: Metrics, cameras: Cameras, models: Models) -> None:
         its = challenger.bundle.reference
         metrics.challengers.labels(its.name, its.version, its.digest).set(1)
     metrics.loaded_at.set(time.time())
+    for detector in cameras.bundles.values():
+        manifest = detector.bundle.manifest
+        cause = why_untold(manifest.drift, drift_rule)
+        if cause is not None:
+            _log.warning("drift is not told", extra={"bundle": f"{manifest.name} {manifest.version}", "cause": cause})
 
 
 def _run_loop(

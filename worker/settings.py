@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from contract.address import is_loopback
+from contract.drift import DriftRule
 from contract.event import EventRuleChanges
 from contract.frame import FrameLimits
 from contract.kafka_connection import TOPIC_PATTERN, KafkaConnection
@@ -202,6 +203,9 @@ class WorkerSettings(Settings):
 
     camera_health: HealthRule = HealthRule()
     """When a camera counts as unwell."""
+
+    drift: DriftRule = DriftRule()
+    """When its world counts as changed for good."""
 
     cameras: Path | None = None
     """What is set for single cameras: a YAML file that names them, or a folder with a file ``CAMERA_ID.yaml`` for

@@ -101,7 +101,17 @@ class Metrics:
         self.challenger_failures = Counter(
             "framewatch_challenger_failures", "Challengers dropped because they failed", registry=self.registry
         )
+        self.drifting = Gauge(
+            "framewatch_camera_drifting", "Whether a camera's world is told of as changed for good", ["camera"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.drift_share = Gauge(
+            "framewatch_camera_drift_share", "Share of a window of blocks of scores beyond normal ones", ["camera"],
+            registry=self.registry,
+        )  # fmt: skip
         self._cameras: set[str] = set()
+        # Of each camera whose drift is reported: its partition, and whether there is one.
+        self._drifts: dict[str, tuple[int, bool]] = {}
 
     def camera_label(self, camera_id: str) -> str:
         """The camera's id for the first 512 cameras, ``other`` for those after."""
@@ -112,11 +122,35 @@ class Metrics:
         return camera_id
 
     def forget(self, partitions: Iterable[int]) -> None:
-        """Report nothing of partitions that were lost: no lag, nothing that waits or is left out."""
+        """Report nothing of partitions that were lost: no lag, nothing that waits or is left out, no drift."""
         for number in partitions:
             for gauge in (self.lag, self.waiting, self.paused, self.state_left_out):
                 with contextlib.suppress(KeyError):
                     gauge.remove(str(number))
+            # A copy: another thread observes.
+            for label in [label for label, (partition, _) in list(self._drifts.items()) if partition == number]:
+                self._drifts.pop(label, None)
+                for gauge in (self.drifting, self.drift_share):
+                    with contextlib.suppress(KeyError):
+                        gauge.remove(label)
+
+    def observe_drift(self, camera_id: str, partition: int, share: float | None, *, is_drifting: bool) -> None:
+        """Report a camera's drift where that changed; of cameras after the first 512 nothing is reported.
+
+        Args:
+            camera_id: Whose.
+            partition: That its frames come from.
+            share: Of its window, 0..1; None where that is as it was.
+            is_drifting: Whether it is told of.
+        """
+        if share is None and is_drifting == self._drifts.get(camera_id, (0, False))[1]:
+            return
+        if self.camera_label(camera_id) != camera_id:
+            return
+        self._drifts[camera_id] = partition, is_drifting
+        self.drifting.labels(camera_id).set(is_drifting)
+        if share is not None:
+            self.drift_share.labels(camera_id).set(share)
 
     @contextlib.contextmanager
     def time_stage(self, stage: str) -> Iterator[None]:

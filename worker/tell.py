@@ -9,6 +9,7 @@ from contract.alert import (
     BundleReference,
     CameraAlert,
     CameraData,
+    DriftData,
     FrameReference,
     ModelAlert,
     ModelChangedData,
@@ -20,6 +21,8 @@ from contract.alert import (
     make_event_id,
     make_model_alert,
 )
+from contract.drift import DRIFT_VERSION
+from contract.drift_tracker import Drift
 from contract.event import Event, Transition
 from contract.scoring import FloatArray, Severity, anomalous_area, anomalous_boxes
 from worker.camera_health import Told
@@ -142,8 +145,10 @@ def tell_health(
         max_bytes: Size up to which it does.
     """
     first, last, is_over = told.first, told.last, told.transition == "ended"
+    # A drift may outlast the rule that it began under, and ends under its id.
+    named = DRIFT_VERSION if told.state == "drift" else rule_version
     said = CameraData(
-        event_id=make_event_id(*where[:2], first.offset, where.camera_id, bundle.digest, rule_version),
+        event_id=make_event_id(*where[:2], first.offset, where.camera_id, bundle.digest, named),
         camera_id=where.camera_id,
         state=told.state,
         started_at_ms=first.captured_at_ms,
@@ -154,6 +159,7 @@ def tell_health(
         ),
         bundle=bundle,
         rule_version=rule_version,
+        drift=_drift_data(told.drift) if told.drift is not None else None,
     )
     return make_camera_alert(at_ms, said)
 
@@ -176,3 +182,13 @@ def tell_model_change(where: Where, place: Place, before: BundleReference, after
         frames=PlaceReference(topic=where.topic, partition=where.partition, offset=place.offset),
     )
     return make_model_alert(said)
+
+
+def _drift_data(drift: Drift) -> DriftData:
+    return DriftData(
+        measure=drift.measure,
+        direction=drift.direction,
+        spreads=round(drift.spreads, 2),
+        share_percent=round(100 * drift.share, 1),
+        p_value=float(f"{drift.p_value:.3g}"),
+    )

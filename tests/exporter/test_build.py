@@ -7,12 +7,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from contract.drift import DriftReference, LatentReference
 from contract.errors import CheckpointError, ConfigError, ParityError
 from contract.manifest import Manifest, open_bundle
 from contract.runtime import Autoencoder, Detector
 from contract.scoring import frames_to_images, say_rate, score_to_z, z_to_score
 from contract.source import open_source
-from exporter.build import _carried_over, build_bundle
+from exporter.build import _carried_over, _drift_carried_over, build_bundle
 from exporter.parity import BATCHES
 from tests.footage import tiny_settings, write_scene
 from trainer.checkpoint import CHECKPOINT_NAME, load_checkpoint, load_samples, load_tensors, save_atomically
@@ -167,6 +168,17 @@ def test_thresholds_and_tails_move_as_location_and_scale_of_the_scores_do(run):
         tail, old = getattr(moved, name), getattr(calibration, name)
         assert (tail.location, tail.scale) == pytest.approx((5 + 3 * old.location, 3 * old.scale))
     assert moved.tail.p_value(moved.threshold) == pytest.approx(moved.false_positive_rate)
+
+
+def test_blocks_of_normal_footage_move_likewise_and_lose_the_latents():
+    latent = LatentReference(mean=(0.0,), spread=(1.0,), distances=(1.0, 2.0))
+    drift = DriftReference(block_seconds=3.0, floor=(0.1, 0.5), middle=(0.7, 1.5), latent=latent)
+    z = np.random.default_rng(0).gumbel(3.0, 2.0, 200)
+    moved = _drift_carried_over(drift, z_to_score(z), z_to_score(5 + 3 * z))
+    assert score_to_z(moved.floor) == pytest.approx(5 + 3 * score_to_z(drift.floor))
+    assert score_to_z(moved.middle) == pytest.approx(5 + 3 * score_to_z(drift.middle))
+    assert (moved.block_seconds, moved.latent) == (3.0, None)
+    assert _drift_carried_over(None, z, z) is None
 
 
 def test_int8_weights_cannot_overflow_where_a_processor_adds_in_16_bits(bundles):

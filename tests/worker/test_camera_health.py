@@ -44,6 +44,7 @@ def detector(room):
         calibration=made_calibration(),
         event_rule=EventRule(min_frames=2, gap_frames=4),
         scene=SceneReference.of(np.stack(room[::4])[..., None], 1),
+        drift=None,
     )
 
     def score(clips):

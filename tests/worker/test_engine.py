@@ -26,6 +26,7 @@ def detector(clip_frames=1):
         calibration=made_calibration(),
         event_rule=EventRule(min_frames=2, gap_frames=1, update_rise=0.5, update_frames=1),
         scene=None,
+        drift=None,
     )
     reference = BundleReference(name="fake", version="1", digest="sha256:" + "a" * 64)
     seen = []

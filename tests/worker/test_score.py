@@ -34,6 +34,7 @@ def detector():
         calibration=made_calibration(),
         event_rule=EventRule(min_frames=2, gap_frames=1, update_rise=0.5, update_frames=1),
         scene=None,
+        drift=None,
     )
     reference = BundleReference(name="fake", version="1", digest="sha256:" + "a" * 64)
 
