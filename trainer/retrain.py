@@ -4,25 +4,28 @@ Every step leaves a file or a folder that is there whole or not at all, and is p
 retraining that was killed at any moment goes on when it is run again, to the same end.
 """
 
+import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 
 from contract.command_line import DONE, FAILED, MISTAKE
-from contract.errors import FootageError, FramewatchError, ParityError, TrainingError, UnknownModelError
+from contract.errors import ConfigError, FootageError, FramewatchError, ParityError, TrainingError, UnknownModelError
 from contract.manifest import Bundle, open_bundle
 from contract.registry import CHALLENGER, CHAMPION, Registry
 from trainer.checkpoint import CHECKPOINT_NAME
-from trainer.compare import Comparison
+from trainer.compare import Comparison, Evidence
 from trainer.compare_command import COMPARISON_NAME, VERDICT_NAME, compare
+from trainer.drift_report import measure_drift
+from trainer.evaluate import LoadedModel, open_model
 from trainer.promotion import Verdict
 from trainer.retrain_footage import evidence_of, fit_to
 from trainer.retrain_job import (
@@ -39,6 +42,7 @@ from trainer.retrain_job import (
 from trainer.retrain_report import PAGE_NAME, RetrainReport, write_page
 from trainer.retrain_settings import RetrainSettings
 
+_DRIFT_NAME: Final = "drift.json"
 _UNUSABLE: Final = (FootageError, TrainingError, ParityError)
 _log = logging.getLogger(__name__)
 
@@ -97,6 +101,15 @@ def run_retraining(settings: RetrainSettings, to_ms: int | None, console: Consol
         return DONE
     console.print(f"{report.camera}: {report.outcome}: {report.reason}", highlight=False, soft_wrap=True)
     return FAILED if fail_when_held and report.outcome != "promoted" else DONE
+
+
+def _drift_of(champion: LoadedModel, evidence: Sequence[Evidence], console: Console) -> str:
+    """Say how normal footage of late differs from what the champion was calibrated on, or why that is not known."""
+    clips = [clip for one in evidence if one.kind == "normal" for clip in one.clips]
+    try:
+        return measure_drift(champion, clips, console).reason
+    except (ConfigError, FootageError) as error:
+        return f"not measured: {error}"
 
 
 def _in_service(registry: Registry, name: str) -> str | None:
@@ -167,15 +180,17 @@ class _Retraining:
         return open_bundle(path)
 
     def _compare(self, bundle: Bundle) -> dict[str, Any]:
-        out, champion = self._path / "comparison", self._champion()
+        out, drift, champion = self._path / "comparison", self._path / _DRIFT_NAME, self._champion()
         if not (out / VERDICT_NAME).exists():
             self._say("comparing")
             evidence = evidence_of(self._settings, self._job, self._console)
-            compare(
-                (champion, bundle.folder), evidence, self._settings.rule, out,
-                self._settings.fit_settings.device, self._console,
-            )  # fmt: skip
+            device = self._settings.fit_settings.device
+            if champion is not None:
+                said = _drift_of(open_model(champion, device), evidence, self._console)
+                write_whole(drift, json.dumps(said) + "\n")
+            compare((champion, bundle.folder), evidence, self._settings.rule, out, device, self._console)
         return {
+            "drift": json.loads(drift.read_text()) if drift.exists() else None,
             "comparison": Comparison.model_validate_json((out / COMPARISON_NAME).read_bytes()),
             "verdict": Verdict.model_validate_json((out / VERDICT_NAME).read_bytes()),
         }
@@ -222,7 +237,8 @@ class _Retraining:
 
     def _report(self, bundle: Bundle | None, facts: Mapping[str, Any]) -> RetrainReport:
         job = self._job
-        footage = {} if bundle is None else dict(bundle.manifest.training.get("footage", {}))
+        training = {} if bundle is None else bundle.manifest.training
+        footage = {**training.get("frames", {}), **training.get("topic", {})}
         return RetrainReport(
             camera=job.camera, from_ms=job.from_ms, split_ms=job.split_ms, to_ms=job.to_ms, champion=job.champion,
             footage=footage, **facts,
