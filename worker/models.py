@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from contract.errors import BundleError, ConfigError, RegistryUnavailableError, UnknownModelError
-from contract.model_address import ModelAddress, is_model_address, parse_model_address
+from contract.model_address import ModelAddress, is_model_address, parse_model_address, whole_path
 from contract.model_cache import RegisteredModel, cached_folder, is_whole
 from contract.registry import Registry
 from worker.settings import WorkerSettings
@@ -87,6 +87,8 @@ class Models:
         if not is_model_address(named):
             return named
         address = _parsed(named)
+        # Not before: whoever names folders alone needs no home.
+        self._cache = whole_path("registry_cache", self._cache)
         try:
             found = self._registry.find(address, with_metrics=False)
             folder = self._fetched(found, public_key)

@@ -12,7 +12,7 @@ from contract.registry import Registry
 from tests.bundles import write_bundle
 from tests.worker.test_engine import detector
 from worker.cameras import Resolver
-from worker.models import Models
+from worker.models import Models, open_models
 from worker.reload import Reloader
 from worker.settings import WorkerSettings
 
@@ -246,3 +246,18 @@ def test_a_cache_that_lost_everything_is_filled_again(made):
     assert version_in(models.folder(CHAMPION)) == "room-1"
     with pytest.raises(ConfigError, match="no models:/NAME@ALIAS"):
         models.folder(type(CHAMPION)("models:/room"))
+
+
+def test_a_user_without_a_home_needs_one_for_the_registry_alone(tmp_path, monkeypatch):
+    def expanduser(path):
+        if str(path).startswith("~"):
+            raise RuntimeError("Could not determine home directory.")
+        return path
+
+    monkeypatch.setattr(type(tmp_path), "expanduser", expanduser)
+    models = open_models(WorkerSettings(bundle=tmp_path))
+    assert models.folder(tmp_path) == tmp_path
+    with pytest.raises(ConfigError, match="registry_cache ~"):
+        models.folder(CHAMPION)
+    with pytest.raises(ConfigError, match="registry ~"):
+        Models(None, tmp_path).folder(CHAMPION)
