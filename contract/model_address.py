@@ -59,6 +59,18 @@ def parse_model_address(text: str | Path) -> ModelAddress:
     return ModelAddress(found["name"], found["alias"], int(version) if version is not None else None)
 
 
+def whole_path(setting: str, path: str | Path) -> Path:
+    """A path without ``~``, as the current folder makes it whole.
+
+    Raises:
+        ConfigError: It names the home of a user who has none, as in some containers.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"{setting} {path}: this user has no home; name another folder") from error
+
+
 class Place(NamedTuple):
     """Where a model registry is.
 
@@ -97,7 +109,7 @@ def locate(
         ConfigError: It is none of these, or would leave this machine unprotected.
     """
     tracking = registry or environment.get("MLFLOW_TRACKING_URI") or environment.get("MLFLOW_REGISTRY_URI")
-    tracking = tracking or str(DEFAULT_REGISTRY.expanduser())
+    tracking = tracking or str(DEFAULT_REGISTRY)
     models = registry or environment.get("MLFLOW_REGISTRY_URI") or tracking
     (tracking, _), (models, database) = (_read(one, allow_plaintext=allow_plaintext) for one in (tracking, models))
     return Place(tracking, models, database)
@@ -107,7 +119,7 @@ def _read(text: str, *, allow_plaintext: bool) -> tuple[str, Path | None]:
     if text.startswith(_SQLITE):
         database = Path(text.removeprefix(_SQLITE)).absolute()
     elif "://" not in text:
-        database = Path(text).expanduser().absolute() / _DATABASE_NAME
+        database = whole_path("registry", text) / _DATABASE_NAME
     else:
         return _read_server(text, allow_plaintext=allow_plaintext), None
     if re.search(r"[?#%]", str(database)):

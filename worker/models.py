@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from contract.errors import BundleError, ConfigError, RegistryUnavailableError, UnknownModelError
-from contract.model_address import ModelAddress, is_model_address, parse_model_address
+from contract.model_address import ModelAddress, is_model_address, parse_model_address, whole_path
 from contract.model_cache import RegisteredModel, cached_folder, is_whole
 from contract.registry import Registry
 from worker.settings import WorkerSettings
@@ -65,6 +65,8 @@ class Models:
         self._in_use: dict[str, InUse] = {}
         # Versions that were refused lately, when and why: a whole bundle is not to be downloaded at every look.
         self._refused: dict[InUse, tuple[float, BundleError]] = {}
+        # Addresses in use that the registry does not know any more.
+        self._missing: set[str] = set()
         self._is_silent = False
 
     def folder(self, named: Path, public_key: Path | None = None) -> Path:
@@ -85,6 +87,8 @@ class Models:
         if not is_model_address(named):
             return named
         address = _parsed(named)
+        # Not before: whoever names folders alone needs no home.
+        self._cache = whole_path("registry_cache", self._cache)
         try:
             found = self._registry.find(address, with_metrics=False)
             folder = self._fetched(found, public_key)
@@ -124,14 +128,16 @@ class Models:
     def _version_now(self, address: str, in_use: InUse) -> int:
         try:
             version = self._registry.find(address, with_metrics=False).version
-        except RegistryUnavailableError as error:
+        except UnknownModelError as error:
+            if in_use != _NONE and address not in self._missing:
+                _log.warning("the registry does not know a model in use any more, it stays: %s", error)
+            self._missing.add(address)
+            return in_use.version
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is in use stays, and is asked for again
             self._say_silent(error)
             return in_use.version
-        except UnknownModelError as error:
-            if in_use != _NONE:
-                _log.warning("the registry does not know a model in use any more, it stays: %s", error)
-            return in_use.version
         self._heard()
+        self._missing.discard(address)
         return version
 
     def _fetched(self, found: RegisteredModel, public_key: Path | None) -> Path:
@@ -173,7 +179,7 @@ class Models:
         called = f"@{address.alias}" if address.alias is not None else str(address.version)
         return self._cache / address.name / f"{called}.json"
 
-    def _say_silent(self, error: RegistryUnavailableError) -> None:
+    def _say_silent(self, error: Exception) -> None:
         if not self._is_silent:
             _log.warning("the model registry does not answer, what is in use stays: %s", error)
         self._is_silent = True

@@ -281,11 +281,6 @@ class WorkerSettings(Settings):
             parse_model_address(address.replace(_CAMERA, "c"))
         return address
 
-    @field_validator("registry_cache")
-    @classmethod
-    def _is_whole_path(cls, folder: Path) -> Path:
-        return folder.expanduser().absolute()
-
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if self.kafka.fetch_bytes < self.limits.max_frame_bytes:

@@ -10,7 +10,7 @@ import typer
 
 import contract.errors
 from contract.command_line import run_command_line
-from contract.errors import BundleError, CheckpointError, ConfigError, FramewatchError, LabelError
+from contract.errors import BundleError, CheckpointError, ConfigError, FramewatchError, LabelError, UnknownModelError
 
 
 def app_that(does):
@@ -38,7 +38,7 @@ def raising(error):
     return does
 
 
-MISTAKES = {ConfigError, LabelError, BundleError, CheckpointError}
+MISTAKES = {ConfigError, LabelError, UnknownModelError, BundleError, CheckpointError}
 
 
 def every_error():

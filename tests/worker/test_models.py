@@ -12,7 +12,7 @@ from contract.registry import Registry
 from tests.bundles import write_bundle
 from tests.worker.test_engine import detector
 from worker.cameras import Resolver
-from worker.models import Models
+from worker.models import Models, open_models
 from worker.reload import Reloader
 from worker.settings import WorkerSettings
 
@@ -127,8 +127,20 @@ def test_an_alias_that_is_taken_away_leaves_what_it_named(made, caplog):
     client = made.registry._client()
     client.delete_registered_model_alias("room", "champion")
     with caplog.at_level(logging.WARNING, "worker.models"):
-        assert models.look() == models.in_use() == (("models:/room@champion", 1, 0, 0),)
-    assert any("does not know" in line for line in caplog.messages)
+        for _ in range(3):
+            assert models.look() == models.in_use() == (("models:/room@champion", 1, 0, 0),)
+    assert sum("does not know" in line for line in caplog.messages) == 1
+
+
+def test_whatever_a_look_meets_what_is_in_use_stays(made, monkeypatch):
+    models = made.models()
+    models.folder(CHAMPION)
+
+    def find(self, address, **_more):
+        raise ConfigError("you may not")
+
+    monkeypatch.setattr(Registry, "find", find)
+    assert models.look() == models.in_use() == (("models:/room@champion", 1, 0, 0),)
 
 
 def test_a_refused_version_is_not_downloaded_at_every_look(made, monkeypatch):
@@ -234,3 +246,18 @@ def test_a_cache_that_lost_everything_is_filled_again(made):
     assert version_in(models.folder(CHAMPION)) == "room-1"
     with pytest.raises(ConfigError, match="no models:/NAME@ALIAS"):
         models.folder(type(CHAMPION)("models:/room"))
+
+
+def test_a_user_without_a_home_needs_one_for_the_registry_alone(tmp_path, monkeypatch):
+    def expanduser(path):
+        if str(path).startswith("~"):
+            raise RuntimeError("Could not determine home directory.")
+        return path
+
+    monkeypatch.setattr(type(tmp_path), "expanduser", expanduser)
+    models = open_models(WorkerSettings(bundle=tmp_path))
+    assert models.folder(tmp_path) == tmp_path
+    with pytest.raises(ConfigError, match="registry_cache ~"):
+        models.folder(CHAMPION)
+    with pytest.raises(ConfigError, match="registry ~"):
+        Models(None, tmp_path).folder(CHAMPION)

@@ -131,6 +131,9 @@ def test_a_worker_starts_while_the_registry_is_away_if_it_ever_answered(deployme
         deployment.send(frames[:10])
         deployment.read("scores", 10)
         assert terminate(worker) == 0
+    check = [sys.executable, "-m", "worker", "check", "--config", str(deployment.config)]
+    said = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "digests match, version 1 of models:/room@champion" in said
     place.rename(tmp_path / "away")
     with deployment.worker() as worker:
         deployment.send(frames[10:20])

@@ -1,4 +1,4 @@
-"""The worker imports, runs and passes its tests where the trainer's libraries are not."""
+"""The worker imports, runs and passes its tests where the trainer's libraries, and the registry's, are not."""
 
 import json
 import os
@@ -21,6 +21,9 @@ BLOCKED = (
     "matplotlib",
     "tensorboard",
     "scipy",
+    "mlflow",
+    "sqlalchemy",
+    "alembic",
 )
 BLOCKER = f"""
 import sys
