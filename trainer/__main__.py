@@ -79,6 +79,11 @@ def fit(
         checkpoint.calibration, checkpoint.event_rule, budget_given=settings.false_events_per_day is not None
     ):
         _console.print(line, highlight=False, soft_wrap=True)
+    if checkpoint.drift is None:
+        said = (
+            "note: the held-out footage is too short to tell later a world that changed from chance; no drift is told"
+        )
+        _console.print(said, highlight=False, soft_wrap=True)
     typer.echo(out)
 
 

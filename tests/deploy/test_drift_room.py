@@ -5,16 +5,17 @@ import numpy as np
 import pytest
 
 from contract.alert import Alert
-from contract.drift import DriftRule
+from contract.drift import DriftReference, DriftRule, block_values
 from contract.manifest import open_bundle
 from contract.runtime import Detector
 from deploy.bench import encode_jpeg, room_frames
-from trainer.drift import drift_reference
 from worker.engine import Engine
 from worker.frames import IncomingFrame
 
 NOBODY = [(0, 61), (203, 228), (452, 502), (704, 745), (874, 921), (1206, 1235), (1366, 1394)]
 RULE = DriftRule(window_seconds=100)
+# Frames, twice what the empty room's scores are correlated over.
+BLOCK = 12
 
 
 def changed(data):
@@ -44,8 +45,11 @@ def detector(room_bundle):
         np.array([outcome.anomaly_score for outcome in outcomes(Engine(made), frames[first:end], first)])
         for first, end in NOBODY
     ]
-    reference = drift_reference(stretches, (np.zeros((0, 1), np.float32), [np.zeros((0, 1), np.float32)]), 10)
-    assert reference is not None
+    cut = [
+        stretch[start : start + BLOCK] for stretch in stretches for start in range(0, len(stretch) - BLOCK + 1, BLOCK)
+    ]
+    floor, middle = (tuple(column) for column in block_values(cut).T.tolist())
+    reference = DriftReference(block_seconds=BLOCK / 10, floor=floor, middle=middle)
     manifest = made.bundle.manifest.model_copy(update={"drift": reference})
     made.bundle = type(made.bundle)(made.bundle.folder, manifest, made.bundle.digest)
     return made
