@@ -41,7 +41,7 @@ DRIFT_VERSION: Final = "1-drift"
 
 _QUANTILES: Final = (0.2, 0.5)
 _FEWEST_BLOCKS, _MOST_BLOCKS = 10, 360
-# What blocks still know of each other had a window lie beyond a limit up to 2.1 times as often: docs/decisions, N.
+# What blocks still know of each other had a window lie beyond a limit up to 2.1 times as often: docs/decisions, 56.
 _STILL_CORRELATED: Final = 2.5
 _SECONDS_A_YEAR: Final = 365.25 * 86_400
 # Interquartile range of a normal distribution, in standard deviations.
