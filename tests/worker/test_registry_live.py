@@ -65,6 +65,7 @@ def refusals(deployment):
 
 @pytest.mark.broker
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
 def test_a_worker_follows_its_alias_while_frames_flow(deployment, tiny_bundle, place, tmp_path, delivery):
     frames = [
@@ -93,7 +94,7 @@ def test_a_worker_follows_its_alias_while_frames_flow(deployment, tiny_bundle, p
             send(10)
         send(20)
         for number, refused in ((3, "1.0"), (4, "2.0")):
-            trainer(place, "promote", "room", "--version", str(number))
+            Registry(str(place)).promote("room", number)
             wait_until(lambda refused=refused: refusals(deployment) == refused)
             send(20)
         log = deployment.log.read_text()
@@ -146,12 +147,12 @@ def test_a_worker_starts_while_the_registry_is_away_if_it_ever_answered(deployme
 
     deployment.set(registry_cache=str(tmp_path / "empty"))
     with deployment.worker() as worker:
-        assert worker.wait(30) == 1
+        assert worker.wait(120) == 1
     last = deployment.log.read_text().splitlines()[-1]
     assert last.startswith("worker: registry ")
     assert "there is no such file" in last
     (tmp_path / "away").rename(place)
     deployment.set(bundle="models:/room@night")
     with deployment.worker() as worker:
-        assert worker.wait(30) == 2
+        assert worker.wait(120) == 2
     assert "night" in deployment.log.read_text().splitlines()[-1]
