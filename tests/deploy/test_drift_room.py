@@ -45,10 +45,8 @@ def detector(room_bundle):
         np.array([outcome.anomaly_score for outcome in outcomes(Engine(made), frames[first:end], first)])
         for first, end in NOBODY
     ]
-    cut = [
-        stretch[start : start + BLOCK] for stretch in stretches for start in range(0, len(stretch) - BLOCK + 1, BLOCK)
-    ]
-    floor, middle = (tuple(column) for column in block_values(cut).T.tolist())
+    whole = [stretch[: len(stretch) // BLOCK * BLOCK].reshape(-1, BLOCK) for stretch in stretches]
+    floor, middle = (tuple(column) for column in block_values(np.concatenate(whole)).T.tolist())
     reference = DriftReference(block_seconds=BLOCK / 10, floor=floor, middle=middle)
     manifest = made.bundle.manifest.model_copy(update={"drift": reference})
     made.bundle = type(made.bundle)(made.bundle.folder, manifest, made.bundle.digest)
