@@ -46,7 +46,7 @@ class Evidence:
 
     Attributes:
         kind: What is known of it. In ``normal`` footage and in a ``false_alarm`` no event is right.
-        clips: The footage; each clip that people confirmed is one event, with what came before it.
+        clips: The footage; each clip that people confirmed is one event.
         labels: Which frames are anomalous; None where none is.
     """
 

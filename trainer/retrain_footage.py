@@ -1,28 +1,26 @@
 """Which footage a retraining fits to, and on which it compares."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
-from contract.clip import Clip
-from contract.errors import FootageError
-from contract.event_spans import EventSpan
 from contract.feedback import Verdict
 from contract.kafka_source import KafkaClip, parse_kafka_source
 from contract.source import open_source
 from trainer.compare import Evidence, EvidenceKind
 from trainer.compare_command import open_evidence
 from trainer.fit import fit
-from trainer.label_kinds import RangeLabels
+from trainer.label_kinds import ImageLabels
 from trainer.retrain_job import Job
 from trainer.retrain_settings import RetrainSettings
 from trainer.settings import FitSettings
 from trainer.topic_footage import TopicFootage, read_spans
 from trainer.topic_planning import camera_spans
 
-_LEAD_IN_SECONDS: Final = 10.0
+# Before what people confirmed there may have been more of it; before a false alarm, another world.
+_LEAD_IN_SECONDS: Final = 2.0
 _MS_A_DAY: Final = 86_400_000
 _JUDGED: Final[tuple[tuple[EvidenceKind, Verdict], ...]] = (("confirmed", "confirmed"), ("false_alarm", "false_alarm"))
 
@@ -81,21 +79,10 @@ def _judged(settings: RetrainSettings, job: Job, few: FitSettings, console: Cons
     for kind, verdict in _JUDGED:
         judged = [span for span in spans if span.verdict == verdict]
         if judged:
-            clips = read_spans(address, judged, few, console, lead_in_seconds=_LEAD_IN_SECONDS)
-            labels = _labels(clips, judged) if kind == "confirmed" else None
+            is_right = kind == "confirmed"
+            clips = read_spans(address, judged, few, console, lead_in_seconds=_LEAD_IN_SECONDS if is_right else 0)
+            labels = ImageLabels({clip.name: True for clip in clips}, None, None) if is_right else None
             yield Evidence(kind, clips, labels)
-
-
-def _labels(clips: Sequence[Clip], spans: Sequence[EventSpan]) -> RangeLabels:
-    """Labels of footage of events: anomalous from an event's first moment, normal before it."""
-    starts = {span.event_id: span.start_ms for span in spans}
-    ranges: dict[str, list[tuple[int, int, bool, int]]] = {}
-    for clip in clips:
-        within = [frame.index for frame in clip.frames() if frame.captured_at_ms >= starts[clip.name]]
-        if not within:
-            raise FootageError(f"event {clip.name} has no frame after its start; are the cameras' clocks right?")
-        ranges[clip.name] = [(within[0], within[-1], True, 0)]
-    return RangeLabels(Path("feedback"), ranges)
 
 
 def _with_fewer_frames(settings: FitSettings, most: int) -> FitSettings:

@@ -148,8 +148,9 @@ def retrain(lobby, tmp_path, to_ms, seconds):
     return json.loads(report.read_text())
 
 
-def test_a_lasting_change_is_told_learnt_and_put_in_service(broker, tmp_path, new_registry, champion):
+def test_a_lasting_change_is_told_learnt_and_put_in_service(broker, tmp_path, new_registry, champion, request):
     lobby = Lobby(broker, tmp_path, new_registry(tmp_path / "registry"))
+    request.addfinalizer(lobby.camera.close)
     registry, camera = Registry(str(lobby.registry)), lobby.camera
     registry.promote("lobby", registry.register("lobby", champion))
     nobody, nobody_now = (encoded(NOBODY, changed=changed) for changed in (False, True))
