@@ -7,10 +7,14 @@ from typing import Final
 
 from rich.table import Table
 
-from trainer.compare import KIND_TEXTS, Comparison, EvidenceFigures, Figures, OneSided
+from trainer.compare import KIND_TEXTS, Comparison, EvidenceFigures, EvidenceKind, Figures, OneSided
 from trainer.promotion import Verdict
 
 _SHOWN_ONE_SIDED: Final = 40
+_NUMBER: Final = ' class="number"'
+_KINDS: Final[dict[EvidenceKind, str]] = {
+    "normal": "normal", "labelled": "labelled", "confirmed": "confirmed", "false_alarm": "false alarm",
+}  # fmt: skip
 _YEAR_MS: Final = 366 * 86_400_000
 
 
@@ -43,7 +47,7 @@ def comparison_section(comparison: Comparison) -> str:
         "a day",
         "delay, s",
     )
-    head = "".join(f'<th scope="col"{_right(place)}>{name}</th>' for place, name in enumerate(names))
+    head = "".join(f'<th scope="col"{"" if name in {"footage", "model"} else _NUMBER}>{name}</th>' for name in names)
     rows = "".join(_evidence_rows(one) for one in comparison.evidence)
     agreement = comparison.agreement
     alike = (
@@ -92,14 +96,16 @@ def _one_sided(events: Sequence[OneSided]) -> str:
     if not events:
         return "<p>No event was told by one alone.</p>"
     rows = "".join(
-        f"<tr><td>{event.side} alone</td><td>{escape(KIND_TEXTS[event.kind])}</td><td>{escape(event.clip)}</td>"
+        f"<tr><td>{event.side}</td><td>{_KINDS[event.kind]}</td><td>{escape(event.clip)}</td>"
         f'<td class="number">{_moment(event.first_ms)}</td><td class="number">{_moment(event.last_ms)}</td>'
         f'<td class="number">{event.peak_score:.2f}</td><td>{"right" if event.is_right else "false"}</td></tr>'
         for event in events[:_SHOWN_ONE_SIDED]
     )
     more = f"<p>The first {_SHOWN_ONE_SIDED} of {len(events)}.</p>" if len(events) > _SHOWN_ONE_SIDED else ""
     names = ("told by", "footage", "clip", "from", "to", "peak score", "event")
-    head = "".join(f'<th scope="col"{_right(place + 2)}>{name}</th>' for place, name in enumerate(names))
+    head = "".join(
+        f'<th scope="col"{_NUMBER if name in {"from", "to", "peak score"} else ""}>{name}</th>' for name in names
+    )
     return f'<h2>Told by one alone</h2>{more}<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
 
 
@@ -108,10 +114,6 @@ def _moment(at_ms: int) -> str:
     if at_ms < _YEAR_MS:
         return f"{at_ms / 1000:.1f} s"
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _right(place: int) -> str:
-    return ' class="number"' if place in {1, 2, 3, 4, 6, 7, 8, 9} else ""
 
 
 def _share(value: float | None) -> str:

@@ -238,7 +238,7 @@ class _Retraining:
     def _report(self, bundle: Bundle | None, facts: Mapping[str, Any]) -> RetrainReport:
         job = self._job
         training = {} if bundle is None else bundle.manifest.training
-        footage = {**training.get("frames", {}), **training.get("topic", {})}
+        footage = {name: training[name] for name in ("frames", "topic") if name in training}
         return RetrainReport(
             camera=job.camera, from_ms=job.from_ms, split_ms=job.split_ms, to_ms=job.to_ms, champion=job.champion,
             footage=footage, **facts,

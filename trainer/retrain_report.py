@@ -28,6 +28,13 @@ _TITLES: Final[dict[Outcome, str]] = {
 }
 
 
+_USED: Final = "{training} trained it, {validation} chose the best epoch, {calibration} set its threshold"
+_READ: Final = (
+    "{frames_read} frames in {stretches} stretches; left out: {events_left_out} events, {seconds_left_out:.0f} s with what "
+    "is around them, and {frames_no_picture} frames that are no pictures; kept: {false_alarms_kept} false alarms"
+)
+
+
 class RetrainReport(FrozenModel):
     """How a retraining ended."""
 
@@ -59,7 +66,7 @@ class RetrainReport(FrozenModel):
     """How the footage differs from what the champion was calibrated on; null where that was not measured."""
 
     footage: dict[str, Any] = Field(default_factory=dict)
-    """Frames that were read, used and left out."""
+    """How many ``frames`` trained it, chose the epoch and set the threshold, and what of a ``topic`` was read."""
 
     verdict: Verdict | None = None
     """What the rule said; null where there was nothing to judge."""
@@ -103,7 +110,11 @@ def _facts(report: RetrainReport) -> list[tuple[str, str]]:
     ]
     if report.drift is not None:
         facts.append(("drift", report.drift))
-    return facts + [(name.replace("_", " "), str(value)) for name, value in report.footage.items()]
+    if "frames" in report.footage:
+        facts.append(("frames", _USED.format(**report.footage["frames"])))
+    if "topic" in report.footage:
+        facts.append(("read from the topic", _READ.format(**report.footage["topic"])))
+    return facts
 
 
 def _calibration_rows(manifest: Manifest | None) -> str:
