@@ -30,8 +30,8 @@ _TITLES: Final[dict[Outcome, str]] = {
 
 _USED: Final = "{training} trained it, {validation} chose the best epoch, {calibration} set its threshold"
 _READ: Final = (
-    "{frames_read} frames in {stretches} stretches; left out: {events_left_out} events, {seconds_left_out:.0f} s with what "
-    "is around them, and {frames_no_picture} frames that are no pictures; kept: {false_alarms_kept} false alarms"
+    "{frames_read} frames in {stretches} stretches; left out: {events_left_out} events, {seconds_left_out:.0f} s with "
+    "what is around them, and {frames_no_picture} frames that are no pictures; kept: {false_alarms_kept} false alarms"
 )
 
 
