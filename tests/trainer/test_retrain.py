@@ -107,8 +107,8 @@ def test_the_first_model_is_put_in_service_and_the_next_replaces_it(retraining, 
 
 
 def put_it_everywhere(retraining):
-    """What is to be found stands in every frame that is fitted to."""
-    write_scene(retraining.folder / "poison", 120, anomalous=range(120))
+    """What is to be found comes and goes all the time in what is fitted to."""
+    write_scene(retraining.folder / "poison", 120, anomalous={number for number in range(120) if number // 10 % 2})
     retraining.settings["source"] = str(retraining.folder / "poison")
 
 
@@ -160,14 +160,15 @@ def test_what_poison_makes_is_not_promoted_and_the_page_says_why(retraining, mon
     assert reason in report["reason"]
     assert retraining.champion() == 1
     page = next((retraining.folder / "retraining" / "hall").glob("20261126T21*/report.html")).read_text()
-    assert reason in page
+    assert reason in page.lower()
     assert "stays" in page
     assert retraining.run(NEXT, "--fail-when-held") == 1
 
 
 def of_what_matters(report):
-    """What a kill must not change: all but what tells one run's bundle from another's."""
-    return {key: value for key, value in report.items() if key != "footage"}
+    """What a kill must not change: all but the bundles' names, which hold a digest of when they were made."""
+    figures = {key: value for key, value in report["comparison"].items() if key not in {"champion", "challenger"}}
+    return {**{key: value for key, value in report.items() if key != "drift"}, "comparison": figures}
 
 
 def kill_once(retraining, is_there):
@@ -201,8 +202,11 @@ STEPS = {
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_at_every_step_it_goes_on_to_the_same_end(tmp_path, new_registry):
-    whole = Retraining(tmp_path / "whole", new_registry(tmp_path / "whole" / "registry"))
-    killed = Retraining(tmp_path / "killed", new_registry(tmp_path / "killed" / "registry"))
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole, killed = (
+        Retraining(tmp_path / name, new_registry(tmp_path / name / "registry")) for name in ("whole", "killed")
+    )
     for one in (whole, killed):
         assert one.run() == 0
         one.settings["fit"] |= {"epochs": 30, "save_every_seconds": 0}
