@@ -107,7 +107,7 @@ def open_source(source: str, connection: KafkaConnection | None = None) -> list[
         raise ConfigError(
             "SOURCE is empty; give a video, a folder, a camera address or kafka://HOST:PORT/TOPIC?camera=ID"
         )
-    if source.startswith("kafka://"):
+    if is_topic(source):
         from contract.kafka_source import parse_kafka_source
 
         return [parse_kafka_source(source, connection)]
@@ -121,6 +121,11 @@ def open_source(source: str, connection: KafkaConnection | None = None) -> list[
     if ranges and len(clips) > 1:
         raise ConfigError(f"SOURCE {source}: frame ranges need a single clip, this folder holds {len(clips)}")
     return clips
+
+
+def is_topic(source: str) -> bool:
+    """Whether footage comes from Kafka."""
+    return source.startswith("kafka://")
 
 
 def split_ranges(source: str) -> tuple[str, tuple[FrameRange, ...]]:

@@ -264,6 +264,22 @@ TABLE = [
     ),
     ("trainer fit 'kafka://127.0.0.1:1/frames?camera=a' --out out --config quick.yaml", 1, "no Kafka broker answers"),
     (FIT.format("beside"), 2, "folders of footage"),
+    # trainer compare
+    ("trainer compare bundle", 2, "CHALLENGER"),
+    ("trainer compare bundle bundle", 2, "--out"),
+    ("trainer compare nowhere bundle --normal good --out out", 2, "no such folder"),
+    ("trainer compare bundle empty --normal good --out out", 2, "checkpoint.pt"),
+    ("trainer compare bundle bundle --normal nowhere --out out", 2, "nowhere"),
+    ("trainer compare bundle bundle --normal good --out good", 2, "in use"),
+    ("trainer compare bundle bundle --judged good --out out", 2, "kafka://HOST:PORT"),
+    (f"trainer compare bundle bundle --judged kafka://{CLOSED}/frames?camera=a --out out", 1, "no Kafka broker"),
+    # trainer retrain
+    ("trainer retrain", 2, "camera: is required"),
+    ("trainer retrain --camera a/b", 2, "camera: "),
+    ("trainer retrain --camera a --config none.yaml", 2, "none.yaml"),
+    ("trainer retrain --camera a --config unknown.yaml", 2, "learnig_rate"),
+    ("trainer retrain --camera a --to soon", 2, "--to: 'soon' is no ISO 8601 time"),
+    ("trainer retrain --camera a --registry ftp://a", 2, "ftp"),
     # trainer drift
     ("trainer drift nowhere good", 2, "no such folder"),
     ("trainer drift empty good", 2, "checkpoint.pt"),

@@ -10,7 +10,6 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from contract.clip import Clip
 from contract.command_line import AllowPlaintext, RegistryAddress, run_command_line
 from contract.errors import ConfigError
 from contract.kafka_connection import KafkaConnection
@@ -18,9 +17,11 @@ from contract.kafka_source import parse_time
 from contract.model_address import ModelAddress
 from contract.registry import CHALLENGER, Registry
 from contract.settings import load_settings
-from contract.source import open_source
+from contract.source import is_topic, open_source
 from trainer.budget import describe
+from trainer.checkpoint import SETTINGS_NAME
 from trainer.settings import Device, FitSettings
+from trainer.topic_footage import open_normal
 
 app = typer.Typer(
     help="Fits the autoencoder to normal footage, calibrates it, and measures it.",
@@ -69,7 +70,7 @@ def fit(
         "false_events_per_day": false_events_per_day, "extrapolate": extrapolate,
     }  # fmt: skip
     settings = load_settings(FitSettings, file=config, flags=flags, environment=True)
-    clips = _open_fit_source(source, settings, out)
+    clips = open_normal(source, settings, _console, goes_on=(out / SETTINGS_NAME).is_file())
     from trainer.fit import fit as run_fit
 
     # Importing it sets its logger to announce each choice it makes.
@@ -139,6 +140,9 @@ def compare(
         list[str] | None, typer.Option(help="Labelled footage; may be given again, each time with --labels.")
     ] = None,
     labels: Annotated[list[Path] | None, typer.Option(help="Labels of the footage of --labelled.")] = None,
+    judged: Annotated[
+        str | None, typer.Option(help="kafka:// address of a camera, whose events that people judged are compared.")
+    ] = None,
     rule: Annotated[Path | None, typer.Option(help="YAML file of the rule for promotion.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     config: Connection = None,
@@ -151,8 +155,10 @@ def compare(
     from trainer.comparison_report import comparison_table
     from trainer.promotion import load_rule
 
-    connection = _connection([*(normal or []), *(labelled or [])], config)
-    evidence = open_evidence(normal or [], list(zip(labelled or [], labels or [], strict=True)), connection)
+    some = any(map(is_topic, [*(normal or []), *(labelled or [])])) or judged is not None
+    settings = load_settings(FitSettings, file=config, environment=some)
+    pairs = list(zip(labelled or [], labels or [], strict=True))
+    evidence = open_evidence(normal or [], pairs, settings, _console, judged)
     comparison, verdict = run_comparison(
         (champion, challenger), evidence, load_rule(rule), out, _device(device), _console
     )
@@ -245,9 +251,9 @@ def list_models(
 
 def _connection(sources: Sequence[str], config: Path | None) -> KafkaConnection | None:
     """How brokers are spoken to, where a source is a topic."""
-    is_topic = any(source.startswith("kafka://") for source in sources)
-    connection = load_settings(FitSettings, file=config, environment=is_topic).kafka
-    return connection if is_topic else None
+    some = any(map(is_topic, sources))
+    connection = load_settings(FitSettings, file=config, environment=some).kafka
+    return connection if some else None
 
 
 def _device(name: str) -> Device:
@@ -255,18 +261,6 @@ def _device(name: str) -> Device:
     if name not in devices:
         raise ConfigError(f"--device {name!r} is not one of {', '.join(devices)}")
     return devices[name]
-
-
-def _open_fit_source(source: str, settings: FitSettings, out: Path) -> Sequence[Clip]:
-    clips = open_source(source, settings.kafka)
-    if not source.startswith("kafka://"):
-        return clips
-    from contract.kafka_source import KafkaClip
-    from trainer.checkpoint import SETTINGS_NAME
-    from trainer.topic_footage import TopicFootage
-
-    (address,) = (clip for clip in clips if isinstance(clip, KafkaClip))
-    return TopicFootage(address, settings, _console, goes_on=(out / SETTINGS_NAME).is_file())
 
 
 def main() -> None:

@@ -8,17 +8,19 @@ from typing import Final
 from rich.console import Console
 
 from contract.errors import ConfigError
-from contract.kafka_connection import KafkaConnection
+from contract.kafka_source import parse_kafka_source
 from contract.manifest import MANIFEST_NAME, open_bundle
 from contract.source import open_source
 from contract.whole_folder import require_free, whole_folder
 from trainer.compare import Comparison, Evidence, compare_models
 from trainer.comparison_report import comparison_section, verdict_section
 from trainer.evaluate import LoadedModel, open_model
+from trainer.judged import judged_events
 from trainer.labels import read_labels
 from trainer.page import page
 from trainer.promotion import PromotionRule, Verdict, judge, judge_first
-from trainer.settings import Device
+from trainer.settings import Device, FitSettings
+from trainer.topic_footage import open_normal
 
 COMPARISON_NAME: Final = "comparison.json"
 VERDICT_NAME: Final = "verdict.json"
@@ -26,23 +28,33 @@ _PUT_IN: Final = "auroc_disturbed"
 
 
 def open_evidence(
-    normal: Sequence[str], labelled: Sequence[tuple[str, Path]], connection: KafkaConnection | None
+    normal: Sequence[str],
+    labelled: Sequence[tuple[str, Path]],
+    settings: FitSettings,
+    console: Console,
+    judged: str | None = None,
 ) -> list[Evidence]:
     """Open footage to compare models on.
 
     Args:
-        normal: Addresses of normal footage.
+        normal: Addresses of normal footage; of a topic, what lies in no event.
         labelled: Addresses of labelled footage, each with its labels.
-        connection: How the broker of a topic is spoken to.
+        settings: How a broker is spoken to, and what of a topic is taken.
+        console: Where progress is shown.
+        judged: Camera, topic and range whose judged events are taken, ``kafka://``; None for none.
 
     Raises:
+        BrokerUnavailableError: No broker answers, or it does not let us in.
         ConfigError: A source is none.
+        FootageError: A topic holds no such footage.
         LabelError: Labels do not describe their footage.
     """
-    evidence = [Evidence("normal", open_source(source, connection)) for source in normal]
+    evidence = [Evidence("normal", open_normal(source, settings, console)) for source in normal]
     for source, labels in labelled:
-        clips = open_source(source, connection)
+        clips = open_source(source, settings.kafka)
         evidence.append(Evidence("labelled", clips, read_labels(labels, [clip.name for clip in clips])))
+    if judged is not None:
+        evidence += judged_events(parse_kafka_source(judged, settings.kafka), settings, console)
     return evidence
 
 
@@ -70,7 +82,7 @@ def compare(
     """
     require_free(out, replaceable=(out / COMPARISON_NAME).is_file())
     if not any(one.clips for one in evidence):
-        raise ConfigError("there is no footage to compare on; give --normal, --labelled or --feedback")
+        raise ConfigError("there is no footage to compare on; give --normal, --labelled or --judged")
     challenger = open_model(paths[1], device)
     champion = challenger if paths[0] is None else open_model(paths[0], device)
     comparison = compare_models(champion, challenger, evidence, console)

@@ -87,8 +87,8 @@ def retrain(
 def run_retraining(settings: RetrainSettings, to_ms: int | None, console: Console, *, fail_when_held: bool) -> int:
     """Retrain, say how it ended, and return the exit code.
 
-    It is 0 where it ended, whatever the verdict, since to run it again would change nothing, and where another process
-    is at it; 1 where the model was not promoted and that is to be a failure.
+    It is 0 where a model came of it, whatever the verdict, since to run it again would change nothing, and where
+    another process is at it; 1 where none came of it, or it was not promoted and that is to be a failure.
 
     Raises:
         FramewatchError: As `retrain`.
@@ -100,7 +100,8 @@ def run_retraining(settings: RetrainSettings, to_ms: int | None, console: Consol
         _log.warning("%s is being retrained by another process; nothing is done", settings.camera)
         return DONE
     console.print(f"{report.camera}: {report.outcome}: {report.reason}", highlight=False, soft_wrap=True)
-    return FAILED if fail_when_held and report.outcome != "promoted" else DONE
+    is_failure = report.outcome == "refused" or (fail_when_held and report.outcome == "held")
+    return FAILED if is_failure else DONE
 
 
 def _drift_of(champion: LoadedModel, evidence: Sequence[Evidence], console: Console) -> str:

@@ -1,28 +1,22 @@
 """Which footage a retraining fits to, and on which it compares."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
-from contract.feedback import Verdict
 from contract.kafka_source import KafkaClip, parse_kafka_source
 from contract.source import open_source
-from trainer.compare import Evidence, EvidenceKind
+from trainer.compare import Evidence
 from trainer.compare_command import open_evidence
 from trainer.fit import fit
-from trainer.label_kinds import ImageLabels
+from trainer.judged import judged_events
 from trainer.retrain_job import Job
 from trainer.retrain_settings import RetrainSettings
 from trainer.settings import FitSettings
-from trainer.topic_footage import TopicFootage, read_spans
-from trainer.topic_planning import camera_spans
+from trainer.topic_footage import TopicFootage
 
-# Before what people confirmed there may have been more of it; before a false alarm, another world.
-_LEAD_IN_SECONDS: Final = 2.0
 _MS_A_DAY: Final = 86_400_000
-_JUDGED: Final[tuple[tuple[EvidenceKind, Verdict], ...]] = (("confirmed", "confirmed"), ("false_alarm", "false_alarm"))
 
 
 def fit_to(settings: RetrainSettings, job: Job, run: Path, console: Console) -> None:
@@ -60,29 +54,16 @@ def evidence_of(settings: RetrainSettings, job: Job, console: Console) -> list[E
     evidence = open_evidence(
         [named(source) for source in settings.normal],
         [(named(one.source), Path(named(str(one.labels)))) for one in settings.labelled],
-        settings.kafka,
+        settings.fit_settings,
+        console,
     )
     if settings.is_topic:
         few = _with_fewer_frames(settings.fit_settings, settings.compare_frames)
         evidence.append(Evidence("normal", TopicFootage(_range(settings, job.split_ms, job.to_ms), few, console)))
-        evidence += _judged(settings, job, few, console)
+        since_ms = max(0, job.to_ms - round(settings.confirmed_days * _MS_A_DAY))
+        if since_ms < job.to_ms:
+            evidence += judged_events(_range(settings, since_ms, job.to_ms), few, console)
     return evidence
-
-
-def _judged(settings: RetrainSettings, job: Job, few: FitSettings, console: Console) -> Iterator[Evidence]:
-    """Events that people judged, as far as the topic still holds their frames."""
-    since_ms = max(0, job.to_ms - round(settings.confirmed_days * _MS_A_DAY))
-    if since_ms >= job.to_ms:
-        return
-    address = _range(settings, since_ms, job.to_ms)
-    spans = camera_spans(address, few.topic, lambda line: console.print(line, highlight=False, soft_wrap=True))
-    for kind, verdict in _JUDGED:
-        judged = [span for span in spans if span.verdict == verdict]
-        if judged:
-            is_right = kind == "confirmed"
-            clips = read_spans(address, judged, few, console, lead_in_seconds=_LEAD_IN_SECONDS if is_right else 0)
-            labels = ImageLabels({clip.name: True for clip in clips}, None, None) if is_right else None
-            yield Evidence(kind, clips, labels)
 
 
 def _with_fewer_frames(settings: FitSettings, most: int) -> FitSettings:

@@ -10,11 +10,11 @@ from contract.errors import ConfigError
 from contract.kafka_connection import KafkaConnection
 from contract.manifest import Precision
 from contract.settings import FrozenModel, Settings, load_settings
+from contract.source import is_topic
 from trainer.promotion import PromotionRule
 from trainer.settings import FitSettings
 
 _MAX_HOURS = 24.0 * 366
-_TOPIC = "kafka://"
 
 
 class LabelledSource(FrozenModel):
@@ -106,7 +106,7 @@ class RetrainSettings(Settings):
     @property
     def is_topic(self) -> bool:
         """Whether the footage comes from Kafka."""
-        return self.source.startswith(_TOPIC)
+        return is_topic(self.source)
 
     @property
     def model_name(self) -> str:

@@ -18,7 +18,8 @@ from rich.console import Console
 from contract.clip import Clip
 from contract.errors import BrokerUnavailableError, FootageError
 from contract.event_spans import EventSpan, bounds
-from contract.kafka_source import KafkaClip
+from contract.kafka_source import KafkaClip, parse_kafka_source
+from contract.source import is_topic, open_source
 from trainer.footage_cache import CacheFolder, FootageCache, StoredClip, Taken
 from trainer.progress import StageProgress
 from trainer.settings import FitSettings, TopicSettings
@@ -144,6 +145,23 @@ class TopicFootage(Sequence[Clip]):
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)
+
+
+def open_normal(source: str, settings: FitSettings, console: Console, *, goes_on: bool = False) -> Sequence[Clip]:
+    """Open normal footage; of a topic, what lies in no event, evenly over the time of day.
+
+    Args:
+        source: Its address.
+        settings: How a broker is spoken to, and what of a topic is taken.
+        console: Where progress is shown.
+        goes_on: Whether what was planned before holds; see `trainer.topic_footage.TopicFootage`.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if not is_topic(source):
+        return open_source(source)
+    return TopicFootage(parse_kafka_source(source, settings.kafka), settings, console, goes_on=goes_on)
 
 
 def read_spans(
