@@ -133,6 +133,7 @@ class _Retraining:
         self._run = path / "run"
 
     def finish(self) -> RetrainReport:
+        """Do what is left to do, and tell of it."""
         bundle: Bundle | None = None
         facts: dict[str, Any] = {}
         try:
@@ -181,15 +182,18 @@ class _Retraining:
         return open_bundle(path)
 
     def _compare(self, bundle: Bundle) -> dict[str, Any]:
-        out, drift, champion = self._path / "comparison", self._path / _DRIFT_NAME, self._champion()
+        out, drift = self._path / "comparison", self._path / _DRIFT_NAME
         if not (out / VERDICT_NAME).exists():
             self._say("comparing")
-            evidence = evidence_of(self._settings, self._job, self._console)
-            device = self._settings.fit_settings.device
-            if champion is not None:
-                said = _drift_of(open_model(champion, device), evidence, self._console)
-                write_whole(drift, json.dumps(said) + "\n")
-            compare((champion, bundle.folder), evidence, self._settings.rule, out, device, self._console)
+            champion, device = self._champion(), self._settings.fit_settings.device
+            try:
+                evidence = evidence_of(self._settings, self._job, self._console)
+                if champion is not None:
+                    said = _drift_of(open_model(champion, device), evidence, self._console)
+                    write_whole(drift, json.dumps(said) + "\n")
+                compare((champion, bundle.folder), evidence, self._settings.rule, out, device, self._console)
+            except FootageError as error:
+                return {"verdict": Verdict(promoted=False, reason=f"there is nothing to compare on: {error}")}
         return {
             "drift": json.loads(drift.read_text()) if drift.exists() else None,
             "comparison": Comparison.model_validate_json((out / COMPARISON_NAME).read_bytes()),

@@ -140,9 +140,15 @@ def frozen(retraining):
     retraining.settings["source"] = str(folder)
 
 
+def nothing_to_compare_on(retraining):
+    path = retraining.folder / "normal" / "0007.png"
+    path.write_bytes(path.read_bytes()[:200])
+
+
 @pytest.mark.parametrize(
     ("poison", "outcome", "reason"),
     [
+        (nothing_to_compare_on, "held", "there is nothing to compare on: clip normal frame 7"),
         (put_it_everywhere, "held", "it loses 1 that the champion found"),
         (too_little, "refused", "12 frames"),
         (corrupt, "refused", "cannot be decoded"),
