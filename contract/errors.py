@@ -3,11 +3,13 @@
     FramewatchError                 exit 1   it failed while running
      ├─ ConfigError                 exit 2   a setting, argument or source is wrong: correct it, nothing was done
      │   ├─ LabelError              exit 2   the labels do not describe the footage they are given with
-     │   └─ UnknownModelError       exit 2   the model registry has no such model, version or alias
+     │   ├─ UnknownModelError       exit 2   the model registry has no such model, version or alias
+     │   └─ UnsupportedBudgetError  exit 2   the footage is too short to show the budget of false events asked for
      ├─ BundleError                 exit 2   the model bundle cannot be trusted: build or choose another
      ├─ CheckpointError             exit 2   the run folder's checkpoint cannot be used: fit again
      ├─ FrameError                  dead-letter the frame and go on
      ├─ FootageError                exit 1   a source stopped giving frames, or gave none that can be used
+     ├─ CacheError                  exit 1   what was read cannot be kept on disk: make room, run it again
      ├─ TrainingError               exit 1   the fit cannot give a usable model
      ├─ ParityError                 exit 1   ONNX and PyTorch differ: no bundle is written
      ├─ BrokerUnavailableError      exit 1   Kafka cannot be reached: start again once it can
@@ -41,6 +43,10 @@ class UnknownModelError(ConfigError):
     """The model registry has no such model, version or alias."""
 
 
+class UnsupportedBudgetError(ConfigError):
+    """The footage is too short to show the budget of false events that was asked for."""
+
+
 class BundleError(FramewatchError):
     """The model bundle is missing, damaged, of another schema, or not calibrated."""
 
@@ -67,6 +73,10 @@ class FrameError(FramewatchError):
 
 class FootageError(FramewatchError):
     """A source stopped giving frames, or gave none that can be used."""
+
+
+class CacheError(FramewatchError):
+    """Footage cannot be kept on disk, or what is kept is damaged."""
 
 
 class TrainingError(FramewatchError):

@@ -20,7 +20,7 @@ from contract.steady_consumer import SteadyConsumer
 _MAX_ALERT_BYTES: Final = 12 * 2**20
 _MAX_FEEDBACK_BYTES: Final = 8 * 2**10
 _MAX_EVENTS: Final = 100_000
-_CLOCKS_DIFFER_MS: Final = 24 * 3_600_000
+_MS_A_DAY: Final = 24 * 3_600_000
 _PATIENCE_SECONDS: Final = 30.0
 
 
@@ -49,12 +49,14 @@ def read_event_spans(
     *,
     alerts_topic: str,
     feedback_topic: str | None,
+    days_before: float,
     passed_over: Counter[str],
 ) -> list[EventSpan]:
     """Read the events of a camera that reach into a time range, in the order of their starts.
 
-    Alerts and verdicts are sent after the frames were captured, so both topics are read from a day before the range,
-    for clocks that differ, to their ends. Blocks; the reader must be assigned nothing that is still needed.
+    Alerts and verdicts are sent after the frames were captured, so both topics are read to their ends, and from
+    some days before the range, since an event that goes on at the same score is not told of again. Blocks; the reader
+    must be assigned nothing that is still needed.
 
     Args:
         reader: A consumer of no group.
@@ -63,13 +65,15 @@ def read_event_spans(
         to_ms: End of the range, which is left out.
         alerts_topic: Topic of alerts, which is there.
         feedback_topic: Topic of verdicts, which is there; None where there are none.
+        days_before: How long before the range an event may have begun that still goes on, days; at least the day by
+            which clocks may differ.
         passed_over: Counts what was passed over, by what it is not: ``alert`` or ``verdict``.
 
     Raises:
         FootageError: The topic holds more events of the camera than can be right.
         KafkaError: The broker failed.
     """
-    since = max(0, from_ms - _CLOCKS_DIFFER_MS)
+    since = max(0, from_ms - round(max(1.0, days_before) * _MS_A_DAY))
     spans = merge_alerts(_alerts(reader, alerts_topic, since, camera_id, passed_over))
     if feedback_topic is not None:
         verdicts = last_verdicts(_verdicts(reader, feedback_topic, since, camera_id, passed_over))

@@ -48,6 +48,15 @@ class Registry:
         """Where it is, without credentials."""
         return str(self._place)
 
+    def create(self) -> None:
+        """Make the registry where it is a folder or file that is not there yet.
+
+        Raises:
+            RegistryUnavailableError: It cannot be made, or does not answer.
+        """
+        with mapped_errors(self._place):
+            self._client(create=True)
+
     def register(
         self, name: str, folder: Path, *, metrics: Mapping[str, float] | None = None,
         files: Mapping[str, Path] | None = None, tags: Mapping[str, str] | None = None, aliases: Sequence[str] = (),

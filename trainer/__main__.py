@@ -69,7 +69,7 @@ def fit(
         "preset": preset, "minutes": minutes, "epochs": epochs, "seed": seed, "device": device,
         "false_events_per_day": false_events_per_day, "extrapolate": extrapolate,
     }  # fmt: skip
-    settings = load_settings(FitSettings, file=config, flags=flags, environment=True)
+    settings = load_settings(FitSettings, file=config, flags=flags, environment=is_topic(source))
     clips = open_normal(source, settings, _console, goes_on=(out / SETTINGS_NAME).is_file())
     from trainer.fit import fit as run_fit
 

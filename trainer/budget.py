@@ -3,7 +3,7 @@
 import math
 from typing import Final
 
-from contract.errors import ConfigError
+from contract.errors import UnsupportedBudgetError
 from contract.event import EventRule
 from contract.scoring import SECONDS_A_DAY, Calibration, say_rate
 from trainer.settings import FitSettings
@@ -37,7 +37,7 @@ def require_support(frames: int, frames_per_second: float, settings: FitSettings
         settings: Budget, event rule, and whether to extrapolate.
 
     Raises:
-        ConfigError: There are too few frames; the message says how much footage would do.
+        UnsupportedBudgetError: There are too few frames; the message says how much footage would do.
     """
     budget = settings.false_events_per_day
     if budget is None or settings.extrapolate:
@@ -51,7 +51,7 @@ def require_support(frames: int, frames_per_second: float, settings: FitSettings
     least = _rounded_up(_RULE_OF_THREE * SECONDS_A_DAY / seconds)
     shows = f"shows {least:,.12g} at the least" if frames >= MIN_BLOCKS * memory else "is too short for any"
     held_out, whole = (say_seconds(needed / frames_per_second / part) for part in (1, share))
-    raise ConfigError(
+    raise UnsupportedBudgetError(
         f"false_events_per_day {budget:g} cannot be shown by {say_seconds(seconds)} of held-out footage: that {shows}; "
         f"{budget:g} needs {held_out} held out, {whole} in all at calibration_share {share:g}; give more footage, "
         "allow more events, or accept the fitted tail with --extrapolate"

@@ -1,6 +1,6 @@
 """Two models side by side on the same footage: which events one finds and the other does not, and how they agree."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -97,6 +97,9 @@ class EvidenceFigures(FrozenModel):
 
     gained: int = Field(ge=0)
     """Labelled events that the challenger found and the champion did not."""
+
+    delay_rise_seconds: float | None
+    """Median, over the labelled events that both found, of how much later the challenger told, seconds."""
 
     champion: Figures
     """The model in service."""
@@ -233,9 +236,23 @@ def _figures(kind: EvidenceKind, pairs: Sequence[_Pair]) -> EvidenceFigures:
         known_events=len(runs),
         lost=len(found[0] - found[1]),
         gained=len(found[1] - found[0]),
+        delay_rise_seconds=_delay_rise(sides, found[0] & found[1]),
         champion=champion,
         challenger=challenger,
     )
+
+
+def _delay_rise(
+    sides: Sequence[Sequence[LabelledStretch]], both: Iterable[tuple[int, tuple[int, int]]]
+) -> float | None:
+    """Median of how much later the second told of the runs that both found, seconds."""
+
+    def told_ms(side: Sequence[LabelledStretch], place: int, run: tuple[int, int]) -> int:
+        # One that was open before was told when the run began.
+        return int(side[place].captured_at_ms[max(overlapping(side[place], run)[0].told, run[0])])
+
+    rises = [told_ms(sides[1], *one) - told_ms(sides[0], *one) for one in both]
+    return float(np.median(rises)) / 1000 if rises else None
 
 
 def _side(stretches: Sequence[LabelledStretch], found: int, normal_seconds: float) -> Figures:

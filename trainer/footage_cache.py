@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from contract.clip import Clip, SourceFrame
-from contract.errors import FootageError
+from contract.errors import CacheError
 
 _SUFFIX: Final = ".sqlite"
 _FOLDER_LOCK: Final = "folder.lock"
@@ -86,13 +86,15 @@ class FootageCache:
         lock: Descriptor of its lock, which is closed with it.
 
     Raises:
-        FootageError: It cannot be used.
+        CacheError: It cannot be used.
     """
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self._unlock = weakref.finalize(self, os.close, lock)
         with _mapped(path):
+            # Its owner's alone, whatever the folder is: SQLite gives what stands beside it the same.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             self._connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode = WAL")
             # What a crash of the machine takes back is read again; a killed process loses nothing.
@@ -188,7 +190,7 @@ class StoredClip(Clip):
         """Read the frames; one at a time is in memory.
 
         Raises:
-            FootageError: The cache is damaged.
+            CacheError: The cache is damaged.
         """
         with _mapped(self.cache.path), closing(sqlite3.connect(self.cache.path, timeout=_BUSY_SECONDS)) as connection:
             for stretch, first, last, index in self.pieces:
@@ -229,7 +231,7 @@ class CacheFolder:
         """Open a cache; it is not removed while it is held.
 
         Raises:
-            FootageError: It cannot be used.
+            CacheError: It cannot be used.
         """
         path = self._path / f"{request}-{plan}{_SUFFIX}"
         with _locked(self._path / _FOLDER_LOCK):
@@ -271,9 +273,9 @@ def _mapped(path: Path) -> Iterator[None]:
     """Map SQLite's errors to the project's.
 
     Raises:
-        FootageError: The file is damaged, or cannot be written.
+        CacheError: The file is damaged, or cannot be written.
     """
     try:
         yield
     except sqlite3.Error as error:
-        raise FootageError(f"footage cache {path}: {error}; is the disk full? if it is damaged, remove it") from error
+        raise CacheError(f"footage cache {path}: {error}; is the disk full? if it is damaged, remove it") from error

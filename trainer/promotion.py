@@ -28,7 +28,7 @@ class PromotionRule(FrozenModel):
     """Labelled or confirmed events, found by the champion, that it may miss."""
 
     delay_rise_seconds: float = Field(default=2.0, ge=0, le=86_400)
-    """Seconds by which its median delay may be longer than the champion's."""
+    """Seconds by which its alerts may come later, at the median over the events that both find."""
 
     auroc_loss: float = Field(default=0.05, ge=0, le=1)
     """By how much it may tell held-out frames from the same frames with something put in worse than the champion, in
@@ -87,6 +87,7 @@ def judge(comparison: Comparison, rule: PromotionRule, aurocs: tuple[float, floa
     checks = (
         _has_normal_footage(comparison, rule),
         _has_known_events(comparison, rule),
+        _finds_some(comparison),
         _loses_nothing(comparison, rule),
         _tells_no_more_false_events(comparison),
         _is_as_quick(comparison, rule),
@@ -104,16 +105,10 @@ def judge_first(comparison: Comparison, rule: PromotionRule) -> Verdict:
         comparison: The model compared with itself.
         rule: What must be shown.
     """
-    found, known = comparison.total("challenger", "found"), comparison.known_events
-    missed = max(0, known - found)
     checks = (
         _has_normal_footage(comparison, rule),
         _has_known_events(comparison, rule),
-        Check(
-            name="known events",
-            passed=not known or found > 0,
-            text=f"it finds {found} of {known} known events" + (f" and misses {missed}" if missed else ""),
-        ),
+        _finds_some(comparison),
         _within_budget(comparison),
     )
     failed = [check for check in checks if not check.passed]
@@ -135,6 +130,13 @@ def _has_known_events(comparison: Comparison, rule: PromotionRule) -> Check:
     if not rule.without_known_events:
         text += "; give labelled footage, confirm events in the console, or set rule.without_known_events"
     return Check(name="evidence", passed=rule.without_known_events, text=text)
+
+
+def _finds_some(comparison: Comparison) -> Check:
+    """Whether it finds anything, which losing nothing does not say where the champion finds nothing either."""
+    found, known = comparison.total("challenger", "found"), comparison.known_events
+    text = f"it finds {found} of {known} known events"
+    return Check(name="events found", passed=not known or found > 0, text=text)
 
 
 def _loses_nothing(comparison: Comparison, rule: PromotionRule) -> Check:
@@ -165,12 +167,9 @@ def _within_budget(comparison: Comparison) -> Check:
 
 
 def _is_as_quick(comparison: Comparison, rule: PromotionRule) -> Check:
-    rises = [
-        one.challenger.delay_seconds - one.champion.delay_seconds
-        for one in comparison.evidence
-        if one.challenger.delay_seconds is not None and one.champion.delay_seconds is not None
-    ]
-    worst = max(rises, default=0.0)
+    worst = max(
+        (one.delay_rise_seconds for one in comparison.evidence if one.delay_rise_seconds is not None), default=0.0
+    )
     text = f"its alerts come {worst:+.1f} s after the champion's, {rule.delay_rise_seconds:g} s are accepted"
     return Check(name="delay", passed=worst <= rule.delay_rise_seconds, text=text)
 

@@ -18,9 +18,17 @@ from typing import Any, Final
 from rich.console import Console
 
 from contract.command_line import DONE, FAILED, MISTAKE
-from contract.errors import ConfigError, FootageError, FramewatchError, ParityError, TrainingError, UnknownModelError
-from contract.manifest import Bundle, open_bundle
-from contract.registry import CHALLENGER, CHAMPION, Registry
+from contract.errors import (
+    ConfigError,
+    FootageError,
+    FramewatchError,
+    ParityError,
+    TrainingError,
+    UnknownModelError,
+    UnsupportedBudgetError,
+)
+from contract.manifest import SIGNATURE_NAME, Bundle, open_bundle, sign_bundle
+from contract.registry import CHALLENGER, CHAMPION, ROLLED_BACK_TAG, Registry
 from trainer.checkpoint import CHECKPOINT_NAME
 from trainer.compare import Comparison, Evidence
 from trainer.compare_command import COMPARISON_NAME, VERDICT_NAME, compare
@@ -43,7 +51,7 @@ from trainer.retrain_report import PAGE_NAME, RetrainReport, write_page
 from trainer.retrain_settings import RetrainSettings
 
 _DRIFT_NAME: Final = "drift.json"
-_UNUSABLE: Final = (FootageError, TrainingError, ParityError)
+_UNUSABLE: Final = (FootageError, TrainingError, ParityError, UnsupportedBudgetError)
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +78,8 @@ def retrain(
     """
     folder = settings.folder / settings.camera
     with alone(folder):
-        found = find_job(folder, settings) if to_ms is None else None
+        registry.create()
+        found = find_job(folder, settings, now_ms) if to_ms is None else None
         if found is None:
             champion = _in_service(registry, settings.model_name)
             to_ms = whole_hour(now_ms) if to_ms is None else to_ms
@@ -113,6 +122,11 @@ def _drift_of(champion: LoadedModel, evidence: Sequence[Evidence], console: Cons
         return f"not measured: {error}"
 
 
+def _of_the_machine(stderr: str, said: str) -> bool:
+    """Whether the exporter failed for what is no fault of the model's: a full disk, no memory, a defect."""
+    return "Traceback" in stderr or said.startswith(("cannot write", "cannot use"))
+
+
 def _in_service(registry: Registry, name: str) -> str | None:
     """Address of the version that is a model's champion; None where there is none."""
     try:
@@ -131,6 +145,8 @@ class _Retraining:
         self._job = job
         self._console = console
         self._run = path / "run"
+        # On the same disk as the rest, so that whoever goes on finds what was read.
+        self._cache = path / "footage"
 
     def finish(self) -> RetrainReport:
         """Do what is left to do, and tell of it."""
@@ -149,6 +165,7 @@ class _Retraining:
         write_page(report, None if bundle is None else bundle.manifest, self._run, self._path / PAGE_NAME)
         # Last: a retraining with this file is finished.
         write_whole(self._path / REPORT_NAME, report.model_dump_json(indent=2) + "\n")
+        shutil.rmtree(self._cache, ignore_errors=True)
         return report
 
     def _say(self, step: str) -> None:
@@ -158,7 +175,7 @@ class _Retraining:
         if (self._run / CHECKPOINT_NAME).exists():
             return
         self._say("fitting")
-        fit_to(self._settings, self._job, self._run, self._console)
+        fit_to(self._settings, self._job, self._run, self._cache, self._console)
 
     def _export(self) -> Bundle:
         path = self._path / "bundle"
@@ -173,11 +190,13 @@ class _Retraining:
         command = [sys.executable, "-m", "exporter", "build", str(self._run), "--out", str(out)]
         command += ["--name", self._settings.model_name, "--precision", self._settings.precision]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode in {FAILED, MISTAKE}:
-            said = done.stderr.strip().splitlines() or ["exporter said nothing"]
-            raise ParityError(said[-1].removeprefix("exporter: "))
+        said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1].removeprefix("exporter: ")
+        if done.returncode in {FAILED, MISTAKE} and not _of_the_machine(done.stderr, said):
+            raise ParityError(said)
         if done.returncode:
-            raise FramewatchError(f"exporter build ended with {done.returncode}; run it again")
+            raise FramewatchError(f"exporter build ended with {done.returncode}, {said}; run it again")
+        if self._settings.signing_key is not None:
+            sign_bundle(out, self._settings.signing_key)
         out.rename(path)
         return open_bundle(path)
 
@@ -185,9 +204,9 @@ class _Retraining:
         out, drift = self._path / "comparison", self._path / _DRIFT_NAME
         if not (out / VERDICT_NAME).exists():
             self._say("comparing")
-            champion, device = self._champion(), self._settings.fit_settings.device
+            champion, device = self._champion(), self._settings.fit_settings(self._cache).device
             try:
-                evidence = evidence_of(self._settings, self._job, self._console)
+                evidence = evidence_of(self._settings, self._job, self._cache, self._console)
                 if champion is not None:
                     said = _drift_of(open_model(champion, device), evidence, self._console)
                     write_whole(drift, json.dumps(said) + "\n")
@@ -233,12 +252,23 @@ class _Retraining:
         if not self._settings.promote:
             reason = f"{verdict.reason}, and waits to be promoted by hand: trainer promote {name} --version {version}"
             return {"outcome": "held", "reason": reason, "challenger": address}
+        if ROLLED_BACK_TAG in self._registry.find(address, with_metrics=False).tags:
+            reason = f"{address} was put in service and rolled back from"
+            return {"outcome": "held", "reason": reason, "challenger": address}
+        if self._is_signed("champion/*/*") and not self._is_signed("bundle"):
+            reason = (
+                "the model in service is signed and this one is not; set signing_key, or sign and register it by hand"
+            )
+            return {"outcome": "held", "reason": reason, "challenger": address}
         if in_service != self._job.champion:
             reason = f"{in_service} was put in service meanwhile, with which it was not compared"
             return {"outcome": "held", "reason": reason, "challenger": address}
         self._registry.promote(name, version, verdict.reason)
         self._say(f"{address} is in service")
         return {"outcome": "promoted", "reason": verdict.reason, "challenger": address}
+
+    def _is_signed(self, folder: str) -> bool:
+        return any(self._path.glob(f"{folder}/{SIGNATURE_NAME}"))
 
     def _report(self, bundle: Bundle | None, facts: Mapping[str, Any]) -> RetrainReport:
         job = self._job

@@ -19,14 +19,21 @@ from trainer.topic_footage import TopicFootage
 _MS_A_DAY: Final = 86_400_000
 
 
-def fit_to(settings: RetrainSettings, job: Job, run: Path, console: Console) -> None:
+def fit_to(settings: RetrainSettings, job: Job, run: Path, cache: Path, console: Console) -> None:
     """Fit to the footage before the split, or go on with that.
+
+    Args:
+        settings: Of the retraining.
+        job: What was pinned.
+        run: Run folder.
+        cache: Folder that keeps what is read of a topic, where none is set.
+        console: Where progress is shown.
 
     Raises:
         BrokerUnavailableError: No broker answers.
         FramewatchError: As `trainer.fit.fit`.
     """
-    source, to_fit = settings.named(settings.source), settings.fit_settings
+    source, to_fit = settings.named(settings.source), settings.fit_settings(cache)
     if not settings.is_topic:
         fit(open_source(source), source, to_fit, run, console)
         return
@@ -36,12 +43,13 @@ def fit_to(settings: RetrainSettings, job: Job, run: Path, console: Console) -> 
     fit(clips, f"{source} from {job.from_ms} to {job.split_ms}", to_fit, run, console)
 
 
-def evidence_of(settings: RetrainSettings, job: Job, console: Console) -> list[Evidence]:
+def evidence_of(settings: RetrainSettings, job: Job, cache: Path, console: Console) -> list[Evidence]:
     """Open what both models are compared on; a topic is read.
 
     Args:
         settings: Of the retraining.
         job: What was pinned.
+        cache: Folder that keeps what is read of a topic, where none is set.
         console: Where progress is shown.
 
     Raises:
@@ -54,11 +62,11 @@ def evidence_of(settings: RetrainSettings, job: Job, console: Console) -> list[E
     evidence = open_evidence(
         [named(source) for source in settings.normal],
         [(named(one.source), Path(named(str(one.labels)))) for one in settings.labelled],
-        settings.fit_settings,
+        settings.fit_settings(cache),
         console,
     )
     if settings.is_topic:
-        few = _with_fewer_frames(settings.fit_settings, settings.compare_frames)
+        few = _with_fewer_frames(settings.fit_settings(cache), settings.compare_frames)
         evidence.append(Evidence("normal", TopicFootage(_range(settings, job.split_ms, job.to_ms), few, console)))
         since_ms = max(0, job.to_ms - round(settings.confirmed_days * _MS_A_DAY))
         if since_ms < job.to_ms:

@@ -12,6 +12,7 @@ from typing import Final
 
 from pydantic import Field, ValidationError
 
+from contract import __version__
 from contract.errors import ConfigError
 from contract.settings import FrozenModel
 from trainer.retrain_settings import RetrainSettings
@@ -20,8 +21,10 @@ JOB_NAME: Final = "job.json"
 REPORT_NAME: Final = "report.json"
 _LOCK_NAME: Final = ".lock"
 _MS_AN_HOUR: Final = 3_600_000
+# A nightly schedule finds what it left the night before, and begins anew.
+_STALE_MS: Final = 22 * _MS_AN_HOUR
 # Where these differ, the model or what is decided of it may differ.
-_NOT_PART_OF_IT: Final = {"folder", "keep", "registry", "registry_allow_plaintext"}
+_NOT_PART_OF_IT: Final = {"folder", "keep", "registry", "registry_allow_plaintext", "signing_key"}
 
 
 class Job(FrozenModel):
@@ -75,12 +78,16 @@ def alone(folder: Path) -> Iterator[None]:
 
 def settings_digest(settings: RetrainSettings) -> str:
     """Digest of all that the outcome depends on."""
-    text = json.dumps(settings.model_dump(mode="json", exclude=_NOT_PART_OF_IT), sort_keys=True)
+    what = settings.model_dump(mode="json", exclude=_NOT_PART_OF_IT)
+    # Another version's fit cannot be gone on with.
+    text = json.dumps([__version__, what], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def find_job(folder: Path, settings: RetrainSettings) -> tuple[Path, Job] | None:
-    """The retraining with these settings that was not finished, with its folder; the newest, if any.
+def find_job(folder: Path, settings: RetrainSettings, now_ms: int) -> tuple[Path, Job] | None:
+    """The retraining with these settings that was begun within a day and not finished, with its folder, if any.
+
+    What could not be finished for longer is begun anew, or one that cannot be would stand in the way for ever.
 
     Raises:
         ConfigError: What stands there is no retraining.
@@ -89,7 +96,7 @@ def find_job(folder: Path, settings: RetrainSettings) -> tuple[Path, Job] | None
     for path in _jobs(folder):
         if not (path / REPORT_NAME).exists():
             job = _read(path / JOB_NAME)
-            if job.settings == digest:
+            if job.settings == digest and now_ms - job.to_ms < _STALE_MS:
                 return path, job
     return None
 

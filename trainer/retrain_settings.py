@@ -76,6 +76,10 @@ class RetrainSettings(Settings):
     precision: Precision = "fp32"
     """Number format of the bundle."""
 
+    signing_key: Path | None = None
+    """Private key, Ed25519 in PEM, that signs the bundle, where workers ask for a signature; without it a model is left
+    as challenger where the one in service is signed."""
+
     rule: PromotionRule = PromotionRule()
     """What a new model must show before it is promoted."""
 
@@ -113,10 +117,15 @@ class RetrainSettings(Settings):
         """Name of the model in the registry."""
         return self.named(self.model)
 
-    @property
-    def fit_settings(self) -> FitSettings:
-        """The fit's."""
-        return load_settings(FitSettings, flags=self.fit).model_copy(update={"kafka": self.kafka})
+    def fit_settings(self, cache: Path) -> FitSettings:
+        """The fit's.
+
+        Args:
+            cache: Folder that keeps what is read of a topic, where none is set.
+        """
+        fit = load_settings(FitSettings, flags=self.fit)
+        topic = fit.topic.model_copy(update={"footage_cache": fit.topic.footage_cache or cache})
+        return fit.model_copy(update={"kafka": self.kafka, "topic": topic})
 
     def named(self, text: str) -> str:
         """A setting with the camera's id in its place."""

@@ -30,6 +30,10 @@ class TopicSettings(FrozenModel):
     feedback_topic: str | None = Field(default="feedback", pattern=TOPIC_PATTERN)
     """Topic of verdicts on events; one of another name must be there. Null for none."""
 
+    alerts_days: float = Field(default=14, ge=1, le=3650)
+    """How long before the range alerts are read, days; an event that began before that and still goes on is not
+    known."""
+
     max_frames: int = Field(default=20_000, ge=24, le=10_000_000)
     """Frames taken at the most, evenly over the time of day; all where the range holds fewer."""
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from contract.clip import Clip
 from contract.errors import BrokerUnavailableError, FootageError
 from contract.event_spans import EventSpan, bounds
-from contract.kafka_source import KafkaClip, parse_kafka_source
+from contract.kafka_source import MAX_TIME_MS, KafkaClip, parse_kafka_source
 from contract.source import is_topic, open_source
 from trainer.footage_cache import CacheFolder, FootageCache, StoredClip, Taken
 from trainer.progress import StageProgress
@@ -31,6 +31,9 @@ _MAX_BAD_SHARE: Final = 0.01
 _LONGEST_CLIP_MS: Final = 15 * 60_000
 _FEW_FRAMES: Final = 10
 _LOOKS: Final = 48
+_MOST_LOOKS: Final = 8 * _LOOKS
+_SENT_LATE_MS: Final = 60_000
+_LEAST_OF_AN_EVENT: Final = 24
 
 
 class TopicFootage(Sequence[Clip]):
@@ -132,13 +135,16 @@ class TopicFootage(Sequence[Clip]):
                 if len(taken) == _LOOKS and not frames:
                     name = self._address.name
                     self._say(f"no frame of camera {name} in the first {_LOOKS} stretches; is its name right?")
+                if len(taken) >= _MOST_LOOKS and not frames:
+                    break
                 progress.update(frames / wanted, f"{frames} frames of {len(taken)} stretches")
         taken.sort(key=lambda one: one.number)
         _require_pictures(taken)
         if not frames:
             raise FootageError(
                 f"topic {self._address.topic} holds no frame of camera {self._address.name} from {_time(plan.from_ms)} "
-                f"to {_time(plan.to_ms)} outside its {len(plan.spans)} events; is the camera's name right?"
+                f"to {_time(plan.to_ms)} outside its {len(plan.spans)} events, in {len(taken)} stretches of all times of "
+                "day; is the camera's name right? if it is seldom on, choose a range in which it was"
             )
         cache.remember(done=True)
         return taken
@@ -174,7 +180,8 @@ def read_spans(
 ) -> Sequence[Clip]:
     """Read the footage of events, one clip each, named by its event's id; kept on disk as a fit's is.
 
-    Those of which the topic holds nothing are left out, and those for which there is no room in ``topic.max_frames``.
+    Those of which the topic holds nothing are left out, and those for which there is no room in ``topic.max_frames``,
+    of which each has an equal share at the most. What is no picture is left out.
 
     Args:
         address: Camera, topic and range; an event without an end lasts until the next one begins, or the range's end.
@@ -185,7 +192,7 @@ def read_spans(
 
     Raises:
         BrokerUnavailableError: No broker answers, or it does not let us in.
-        FootageError: The topic is not there, or too much of it is no picture.
+        FootageError: The topic is not there.
     """
     lead_in_ms = round(lead_in_seconds * 1000)
     folder, request = _open_folder(address, settings, "spans", [asdict(span) for span in spans], lead_in_ms)
@@ -199,16 +206,22 @@ def read_spans(
             Filler(address, settings.limits, cache) as filler,
             StageProgress("reading events", console) as progress,
         ):
+            most = max(_LEAST_OF_AN_EVENT, room // max(1, len(spans)))
             for number, (first, last) in enumerate(bounds(spans, to_ms)):
-                one = filler.take(number, (max(0, first - lead_in_ms), last + 1), room, ()) if room > 0 else None
+                begin = max(0, first - lead_in_ms)
+                # Records are found by when they were sent; frames belong to an event by when they were captured.
+                sent = max(0, begin - _SENT_LATE_MS), last + 1 + _SENT_LATE_MS
+                others = ((-1, begin), (last + 1, MAX_TIME_MS + 1))
+                one = filler.take(number, sent, min(room, most), others) if room > 0 else None
                 if one is not None:
                     taken.append(one)
                     room -= one.kept
                 progress.update((number + 1) / len(spans), f"{number + 1} events")
-    _require_pictures(taken)
     kept = [one for one in taken if one.kept]
-    if len(kept) < len(spans):
-        console.print(f"{len(spans) - len(kept)} of {len(spans)} events have no frames here", highlight=False)
+    bad = sum(one.no_picture for one in taken)
+    if len(kept) < len(spans) or bad:
+        said = f"{len(spans) - len(kept)} of {len(spans)} events have no frames here or no room"
+        console.print(f"{said}, {bad} frames are no pictures", highlight=False)
     return [StoredClip(spans[one.number].event_id, cache, ((one.number, 0, one.seen, 0),)) for one in kept]
 
 

@@ -140,5 +140,6 @@ def _read_spans(
         say(f"topic {feedback} is not there: no event is known to be a false alarm, and all are left out")
         feedback = None
     return read_event_spans(
-        reader, address.name, *between, alerts_topic=alerts, feedback_topic=feedback, passed_over=passed_over
-    )
+        reader, address.name, *between, alerts_topic=alerts, feedback_topic=feedback,
+        days_before=settings.alerts_days, passed_over=passed_over,
+    )  # fmt: skip

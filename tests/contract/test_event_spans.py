@@ -72,7 +72,7 @@ class TestTopics:
         reader = open_reader(KafkaConnection(), broker.bootstrap_servers, "tests")
         spans = read_event_spans(
             reader, "door", from_ms, to_ms, alerts_topic=topics["alerts"],
-            feedback_topic=topics["feedback"] if feedback else None, passed_over=passed_over,
+            feedback_topic=topics["feedback"] if feedback else None, days_before=1, passed_over=passed_over,
         )  # fmt: skip
         reader.close()
         return spans, passed_over

@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from contract.errors import FootageError
+from contract.errors import CacheError, FootageError
 from trainer.footage_cache import CacheFolder, StoredClip, StoredFrame, Taken
 
 REQUEST = "0" * 16
@@ -145,7 +145,7 @@ def test_what_nobody_used_for_long_is_removed_but_not_what_somebody_uses(tmp_pat
 def test_a_file_that_is_no_cache_is_said_in_one_line(tmp_path):
     folder = CacheFolder(tmp_path)
     (tmp_path / f"{REQUEST}-plan.sqlite").write_bytes(b"no database, but long enough to look like one" * 100)
-    with pytest.raises(FootageError, match=r"plan\.sqlite: .*remove it"):
+    with pytest.raises(CacheError, match=r"plan\.sqlite: .*remove it"):
         folder.use(REQUEST, "plan")
 
 

@@ -199,7 +199,8 @@ STEPS = {
     "exporting": lambda job, _: any(job.glob("export-*/*")) or any(job.glob(".export-*/*")),
     "exported": lambda job, _: (job / "bundle").exists(),
     "compared": lambda job, _: (job / "comparison" / "verdict.json").exists(),
-    "registering": lambda _, retraining: any(retraining.registry.glob("artifacts/*/*/bundle/MODEL_CARD.md")),
+    # The first model's card is there before.
+    "registering": lambda _, retraining: len(list(retraining.registry.glob("artifacts/*/*/bundle/MODEL_CARD.md"))) > 1,
     "promoted": lambda _, retraining: retraining.champion() == 2,
     "page": lambda job, _: any(job.glob("report.html*")),
 }
@@ -219,6 +220,7 @@ def test_killed_at_every_step_it_goes_on_to_the_same_end(tmp_path, new_registry)
     assert whole.run(NEXT) == 0
     for step in STEPS.values():
         kill_once(killed, lambda step=step: any(step(job, killed) for job in jobs_of(killed)))
+        assert not any(job.joinpath("report.json").exists() for job in jobs_of(killed))
     assert killed.run(NEXT) == 0
     assert of_what_matters(killed.report(NEXT)) == of_what_matters(whole.report(NEXT))
     assert killed.champion() == whole.champion() == 2
@@ -226,6 +228,15 @@ def test_killed_at_every_step_it_goes_on_to_the_same_end(tmp_path, new_registry)
 
 def jobs_of(retraining):
     return (retraining.folder / "retraining" / "hall").glob("20261126T21*")
+
+
+def test_the_registry_is_made_where_there_is_none(tmp_path):
+    retraining = Retraining(tmp_path, tmp_path / "new" / "registry")
+    write_scene(tmp_path / "little", 12)
+    retraining.settings["source"] = str(tmp_path / "little")
+    assert retraining.run() == 1
+    assert retraining.report()["outcome"] == "refused"
+    assert retraining.champion() is None
 
 
 def test_beside_another_process_nothing_is_done(retraining, caplog):

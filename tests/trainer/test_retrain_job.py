@@ -39,13 +39,19 @@ def test_what_is_pinned_is_the_last_whole_hours_and_their_last_fifth(tmp_path):
 def test_begun_again_it_is_the_same_with_the_champion_of_then(tmp_path):
     first = pin_job(tmp_path, _settings(), _TO, "models:/hall/3")
     assert pin_job(tmp_path, _settings(), _TO, "models:/hall/4") == first
-    assert find_job(tmp_path, _settings()) == first
+    assert find_job(tmp_path, _settings(), _TO) == first
+
+
+def test_what_could_not_be_finished_for_a_day_is_begun_anew(tmp_path):
+    first = pin_job(tmp_path, _settings(), _TO, None)
+    assert find_job(tmp_path, _settings(), _TO + 20 * _HOUR) == first
+    assert find_job(tmp_path, _settings(), _TO + 24 * _HOUR) is None
 
 
 def test_other_settings_are_another_retraining(tmp_path):
     pin_job(tmp_path, _settings(), _TO, None)
-    assert find_job(tmp_path, _settings(fit={"seed": 1})) is None
-    assert find_job(tmp_path, _settings(**{"rule.lost_events": 1})) is None
+    assert find_job(tmp_path, _settings(fit={"seed": 1}), _TO) is None
+    assert find_job(tmp_path, _settings(**{"rule.lost_events": 1}), _TO) is None
     # Where it is kept changes nothing of it.
     assert settings_digest(_settings(folder=tmp_path / "elsewhere", keep=2)) == settings_digest(_settings())
 
@@ -53,14 +59,14 @@ def test_other_settings_are_another_retraining(tmp_path):
 def test_what_is_finished_is_not_gone_on_with(tmp_path):
     path, job = pin_job(tmp_path, _settings(), _TO, None)
     (path / REPORT_NAME).write_text("{}")
-    assert find_job(tmp_path, _settings()) is None
+    assert find_job(tmp_path, _settings(), _TO) is None
     assert pin_job(tmp_path, _settings(), _TO, None) == (path, job)
 
 
 def test_a_job_that_was_being_written_is_none(tmp_path):
     path, _ = pin_job(tmp_path, _settings(), _TO, None)
     (path / JOB_NAME).rename(path / f"{JOB_NAME}.part")
-    assert find_job(tmp_path, _settings()) is None
+    assert find_job(tmp_path, _settings(), _TO) is None
     assert pin_job(tmp_path, _settings(), _TO, "models:/hall/1")[1].champion == "models:/hall/1"
 
 
@@ -68,7 +74,7 @@ def test_a_file_that_is_no_job_is_said(tmp_path):
     path, _ = pin_job(tmp_path, _settings(), _TO, None)
     (path / JOB_NAME).write_text(json.dumps({"camera": "hall"}))
     with pytest.raises(ConfigError, match="is no retraining of this version"):
-        find_job(tmp_path, _settings())
+        find_job(tmp_path, _settings(), _TO)
 
 
 def test_the_newest_are_kept_and_what_others_left_unfinished_is_not(tmp_path):
