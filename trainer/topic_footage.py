@@ -143,8 +143,8 @@ class TopicFootage(Sequence[Clip]):
         if not frames:
             raise FootageError(
                 f"topic {self._address.topic} holds no frame of camera {self._address.name} from {_time(plan.from_ms)} "
-                f"to {_time(plan.to_ms)} outside its {len(plan.spans)} events, in {len(taken)} stretches of all times of "
-                "day; is the camera's name right? if it is seldom on, choose a range in which it was"
+                f"to {_time(plan.to_ms)} outside its {len(plan.spans)} events, in {len(taken)} stretches of all times "
+                "of day; is the camera's name right? if it is seldom on, choose a range in which it was"
             )
         cache.remember(done=True)
         return taken
