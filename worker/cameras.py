@@ -1,13 +1,15 @@
 """What is in force for every camera: settings and bundles, resolved once, then asked for each frame."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from contract.alert import utc
-from contract.errors import ConfigError, FrameError, UnknownModelError
+from contract.errors import BundleError, ConfigError, FrameError, UnknownModelError
 from contract.manifest import Bundle, open_bundle
+from contract.model_address import is_model_address
 from worker.camera_settings import CameraSettings, LateSettings, ProfileSettings, ScheduledSettings, load_cameras
 from worker.challenger import make_challenger
 from worker.models import Models
@@ -22,6 +24,9 @@ class _Camera:
     late: LateSettings
     time_zone: ZoneInfo
     schedule: tuple[tuple[ScheduledSettings, Profile], ...]
+
+
+_log = logging.getLogger(__name__)
 
 
 class Cameras:
@@ -122,6 +127,7 @@ class Resolver:
         self._open_detector = open_detector
         self._models = models or Models()
         self._ready: dict[str, BatchScorer] = {}
+        self._before: dict[Path, BatchScorer] = {}
 
     def resolve(self, settings: WorkerSettings) -> Cameras:
         """Open every bundle, verified and tried, and say what is in force for each camera.
@@ -140,7 +146,18 @@ class Resolver:
         topic = settings.kafka.challenger_scores_topic
         if challengers and topic in settings.kafka.topics:
             raise ConfigError(f"kafka: challenger_scores_topic {topic} must differ from the other topics")
-        bundles = {named: self._detector(named, settings.bundle_public_key) for named in named_bundles(settings, known)}
+        bundles: dict[Path, BatchScorer] = {}
+        for named in named_bundles(settings, known):
+            try:
+                bundles[named] = self._detector(named, settings.bundle_public_key)
+            except (BundleError, UnknownModelError) as error:
+                # While a worker runs, an alias that tries a model out never keeps it from the champion's next version.
+                if named not in challengers or not is_model_address(named) or not self._before:
+                    raise
+                _log.error("challenger %s cannot be used: %s", named, error)
+                if named in self._before:
+                    bundles[named] = self._before[named]
+        self._before = bundles
         self._ready = {detector.bundle.digest: detector for detector in bundles.values()}
         below = _common(settings)
         warm_up = settings.warm_up_frames if settings.unknown_cameras == "warm_up" else 0
@@ -152,7 +169,7 @@ class Resolver:
             allowed,
             {name: _camera(name, camera, below, settings.late, bundles) for name, camera in known.items()},
             bundles,
-            [bundles[named] for named in challengers],
+            [bundles[named] for named in challengers if named in bundles],
         )
 
     def _with_own(self, name: str, camera: CameraSettings, settings: WorkerSettings) -> CameraSettings:
@@ -215,12 +232,13 @@ def _profile(
     assert said.bundle is not None  # noqa: S101 - the settings name one
     zones = Zones(zones=said.zones or (), masks=said.masks or ())
     detector = bundles[said.bundle]
+    beside = bundles.get(said.challenger) if said.challenger is not None else None
+    if beside is not None and beside.bundle.digest == detector.bundle.digest:
+        beside = None  # it was promoted, and is the champion now
     try:
-        challenger = (
-            make_challenger(detector, bundles[said.challenger], zones, said.false_events_per_day)
-            if said.challenger is not None
-            else None
-        )
+        challenger = None
+        if beside is not None:
+            challenger = make_challenger(detector, beside, zones, said.false_events_per_day)
         return make_profile(
             detector,
             threshold=said.threshold,

@@ -24,6 +24,11 @@ class DriftWatch:
         self._told: tuple[Place, Place] | None = None
 
     @property
+    def test(self) -> DriftTest | None:
+        """The limits."""
+        return self._test
+
+    @property
     def is_open(self) -> bool:
         """Whether a drift is told of and not ended."""
         return self._told is not None

@@ -185,7 +185,10 @@ class Followed:
             self._scored, place, picture[..., :channels], frame.data or b"", is_suspect=score >= profile.release
         )
         # A camera with thresholds of its own is not compared with what the bundle was calibrated on.
-        share, drifted = self._drift.take(place, score if counts and self._warm_up is None else None)
+        if self._warm_up is None:
+            share, drifted = self._drift.take(place, score if counts else None)
+        else:
+            share, drifted = None, self._drift.close()
         told += [drifted] if drifted is not None else []
         alerts += [self._tell_health(one, frame.captured_at_ms, frame.data) for one in told]
         if profile.region is not None:
@@ -270,7 +273,6 @@ class Followed:
             # A schedule's changes are no news, and another engine's were told by it or by none.
             if self._profile is not None and loaded != before:
                 changed = tell_model_change(self.where, place, self._terms.bundle, own.terms.bundle)
-            self._drift = DriftWatch(self._means.drift_test(own.detector))
         following = self.following
         if self._terms is not None and (self._terms != own.terms or own.warm_up_frames):
             alerts += self._close_event(at_ms)
@@ -289,6 +291,10 @@ class Followed:
         if before is detector:
             return
         self._health.scene = self._means.scene(detector)
+        test = self._means.drift_test(detector)
+        if self._drift.test is not test:
+            # What was read back may be of another bundle, whose limits hold no more.
+            self._drift = DriftWatch(test)
         most = self._health.frames_before = frames_needed(detector)
         # What was read back may be of a bundle that no frame was followed under yet.
         if self.recent.maxlen != most or (before is not None and not take_the_same(before, detector)):

@@ -6,6 +6,7 @@ registry is down goes on with what the last one ran.
 
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from contract.registry import Registry
 from worker.settings import WorkerSettings
 
 _AGAIN_SECONDS: Final = 60.0
+_SILENT_SECONDS: Final = 15.0
 _log = logging.getLogger(__name__)
 
 Versions = tuple[tuple[str, int, int, int], ...]
@@ -68,6 +70,8 @@ class Models:
         # Addresses in use that the registry does not know any more.
         self._missing: set[str] = set()
         self._is_silent = False
+        # Why the registry did not answer last, and when.
+        self._silence: tuple[RegistryUnavailableError | None, float] = (None, 0.0)
 
     def folder(self, named: Path, public_key: Path | None = None) -> Path:
         """Say where a bundle lies, after it was downloaded where need be; blocks meanwhile.
@@ -90,12 +94,13 @@ class Models:
         # Not before: whoever names folders alone needs no home.
         self._cache = whole_path("registry_cache", self._cache)
         try:
-            found = self._registry.find(address, with_metrics=False)
+            found = self._ask(address)
             folder = self._fetched(found, public_key)
         except RegistryUnavailableError as error:
             return self._as_last_said(address, public_key, error)
         except UnknownModelError:
             self._in_use[str(named)] = _NONE
+            self._note(address, RegisteredModel(address.name, _NONE.version, _NONE.digest, (), {}, {}))
             raise
         self._heard()
         self._in_use[str(named)] = InUse(found.version, found.digest)
@@ -125,9 +130,22 @@ class Models:
             self._opened = Registry(self._uri, allow_plaintext=self._allow_plaintext)
         return self._opened
 
+    def _ask(self, address: ModelAddress | str) -> RegisteredModel:
+        """Ask the registry; where it has just not answered, not again for each address, or a start would take hours."""
+        silence, at = self._silence
+        if silence is not None and self._clock() - at < _SILENT_SECONDS:
+            raise silence
+        try:
+            found = self._registry.find(address, with_metrics=False)
+        except RegistryUnavailableError as error:
+            self._silence = error, self._clock()
+            raise
+        self._silence = None, 0.0
+        return found
+
     def _version_now(self, address: str, in_use: InUse) -> int:
         try:
-            version = self._registry.find(address, with_metrics=False).version
+            version = self._ask(address).version
         except UnknownModelError as error:
             if in_use != _NONE and address not in self._missing:
                 _log.warning("the registry does not know a model in use any more, it stays: %s", error)
@@ -156,9 +174,11 @@ class Models:
         file = self._answer_file(address)
         text = json.dumps(said) + "\n"
         if _read(file) != text:
-            part = file.with_name(f"{file.name}.part")
-            part.write_text(text, encoding="utf-8")
-            part.replace(file)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # Of its own, since workers may share the cache.
+            with tempfile.NamedTemporaryFile("w", dir=file.parent, encoding="utf-8", delete=False) as part:
+                part.write(text)
+            Path(part.name).replace(file)
 
     def _as_last_said(self, address: ModelAddress, public_key: Path | None, error: RegistryUnavailableError) -> Path:
         try:
@@ -168,6 +188,10 @@ class Models:
             is_of_it = said["registry"] == str(self._registry)
         except (ValueError, LookupError, TypeError, AttributeError):
             raise error from None
+        if is_of_it and InUse(found.version, found.digest) == _NONE:
+            self._say_silent(error)
+            self._in_use[str(address)] = _NONE
+            raise UnknownModelError(f"{address}: the registry has no such model, as it last said") from None
         if not is_of_it or not is_whole(folder, found.digest, public_key):
             raise error
         self._say_silent(error)

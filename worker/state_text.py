@@ -5,7 +5,8 @@ they are read back from their topic, and the state says from where. Nor need fra
 offsets: the state also says which after the committed one are, and that is never left out.
 
 The text is the format's number and the base 85 of compressed JSON. A broker takes 4096 bytes of metadata
-(`offset.metadata.max.bytes`), in which about sixty cameras with an event pending fit; one without costs nothing.
+(`offset.metadata.max.bytes`), in which about sixty
+cameras of one bundle with an event pending fit, or some thirty each with its own; one without costs nothing.
 """
 
 import base64
@@ -130,18 +131,25 @@ def pack(state: PartitionState, next_offset: int, max_bytes: int) -> tuple[str, 
 
     Returns:
         The text, and how many cameras' events, conditions and thresholds it leaves out for want of room: thresholds of
-        their own first, then events that are not open yet, then conditions, then events that began last.
+        their own first after drifts, which last for weeks and are told again, then events that are not open yet, then
+        conditions, then events that began last.
     """
     cameras = sorted(state.cameras, key=lambda one: (not one.following.is_open, one.first.offset))
     are_open = sum(one.following.is_open for one in cameras)
     warm_ups = sorted(state.warm_ups, key=lambda one: one.thresholds is None)
-    ordered: list[_Row] = [*cameras[:are_open], *state.unwell, *cameras[are_open:], *warm_ups]
+    drifts = [one for one in state.unwell if _is_drift_alone(one)]
+    unwell = [one for one in state.unwell if one not in drifts]
+    ordered: list[_Row] = [*cameras[:are_open], *unwell, *cameras[are_open:], *warm_ups, *drifts]
     kept = len(ordered)
     text = _text(state, ordered, next_offset)
     while len(text) > max_bytes and kept:
         kept = min(kept - 1, kept * max_bytes // len(text))
         text = _text(state, ordered[:kept], next_offset)
     return text, len(ordered) - kept
+
+
+def _is_drift_alone(one: UnwellCamera) -> bool:
+    return not one.frames_unwell and [condition.state for condition in one.conditions] == ["drift"]
 
 
 def pack_clips_alone(next_offset: int) -> str:

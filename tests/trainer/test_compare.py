@@ -131,7 +131,7 @@ _ENOUGH = Evidence("normal", [_quiet(70)])
     [
         (_challenger(100.0), (_ENOUGH, _visits(_BRIGHT)), {}, True, "it passed every check"),
         (_challenger(150.0), (_ENOUGH, _visits(_DUSK)), {}, False, "it loses 1 that the champion found"),
-        (_challenger(150.0), (_ENOUGH, _visits(_DUSK)), {"lost_events": 1}, True, "passed"),
+        (_challenger(150.0), (_ENOUGH, _visits(_DUSK, _BRIGHT)), {"lost_events": 1}, True, "passed"),
         (_challenger(100.0), (Evidence("normal", [_quiet(2)]), _visits(_BRIGHT)), {}, False, "60 s are asked for"),
         (_challenger(250.0), (_ENOUGH, _visits(_BRIGHT)), {"lost_events": 1}, False, "it finds 0 of 1 known events"),
         (_challenger(100.0), (_ENOUGH,), {}, False, "there is no labelled and no confirmed event to find"),

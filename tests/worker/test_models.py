@@ -86,6 +86,7 @@ def test_while_the_registry_is_silent_all_stays_and_it_is_said_once(made, caplog
         assert models.folder(CHAMPION) == folder
         assert sum("does not answer" in line for line in caplog.messages) == 1
         made.place.symlink_to(made.registry._place.database.parent)
+        made.clock.now += 20
         assert models.look() == models.in_use()
     assert "the model registry answers again" in caplog.messages
 
@@ -99,6 +100,35 @@ def test_a_worker_that_starts_while_it_is_silent_takes_its_last_answer(made, cap
         assert version_in(models.folder(CHAMPION)) == "room-2"
     assert any("as the registry last said: version 2" in line for line in caplog.messages)
     assert models.version(CHAMPION) == 2
+
+
+def test_that_it_had_no_such_model_is_known_too_while_it_is_silent(made):
+    yard = WorkerSettings(bundle="models:/yard@champion").bundle
+    with pytest.raises(UnknownModelError):
+        made.models().folder(yard)
+    made.place.unlink()
+    with pytest.raises(UnknownModelError, match="as it last said"):
+        made.models().folder(yard)
+
+
+def test_a_silence_holds_for_every_address_for_a_while(made, monkeypatch):
+    models = made.models()
+    hall = WorkerSettings(bundle="models:/hall@champion").bundle
+    for named in (CHAMPION, hall):
+        models.folder(named)
+    asked = []
+
+    def find(address, *, with_metrics):
+        asked.append(str(address))
+        raise RegistryUnavailableError("no answer")
+
+    monkeypatch.setattr(models._registry, "find", find)
+    for _ in range(3):
+        models.look()
+    assert len(asked) == 1
+    made.clock.now += 20
+    models.look()
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("spoilt", ["nothing asked", "bundle", "answer", "other registry"])
