@@ -291,3 +291,39 @@ def test_a_user_without_a_home_needs_one_for_the_registry_alone(tmp_path, monkey
         models.folder(CHAMPION)
     with pytest.raises(ConfigError, match="registry ~"):
         Models(None, tmp_path).folder(CHAMPION)
+
+
+def test_a_challenger_that_was_promoted_is_the_champion_and_no_frame_is_scored_twice(made):
+    made.registry.set_alias("room", "challenger", 2)
+    settings = WorkerSettings(bundle="models:/room@champion", challenger="models:/room@challenger")
+    resolver = Resolver(opened, made.models())
+    assert resolver.resolve(settings).profile("door", 0).challenger is not None
+    made.registry.promote("room", 2)
+    profile = resolver.resolve(settings).profile("door", 0)
+    assert profile.terms.bundle.version == "room-2"
+    assert profile.challenger is None
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_challenger_that_cannot_be_used_keeps_no_champion_away(made, caplog, is_gone):
+    made.registry.set_alias("room", "challenger", 2)
+    settings = WorkerSettings(bundle="models:/hall@champion", challenger="models:/room@challenger")
+    refused = []
+
+    def open_detector(bundle):
+        if bundle.reference.digest in refused:
+            raise BundleError("scores that are not finite")
+        return opened(bundle)
+
+    resolver = Resolver(open_detector, made.models())
+    resolver.resolve(settings)
+    other = made.registry.find("models:/room/1", with_metrics=False)
+    if is_gone:
+        made.registry._client().delete_registered_model_alias("room", "challenger")
+    else:
+        refused.append(other.digest)
+        made.registry.set_alias("room", "challenger", 1)
+    settings = settings.model_copy(update={"bundle": WorkerSettings(bundle="models:/room/2").bundle})
+    profile = resolver.resolve(settings).profile("door", 0)
+    assert profile.terms.bundle.version == "room-2"
+    assert "challenger models:/room@challenger cannot be used" in caplog.text
