@@ -85,7 +85,7 @@ def run_worker(
     metrics = Metrics()
     kafka = settings.kafka
     probes = Probes(kafka.max_poll_interval_ms / 1000)
-    _tell_bundles(metrics, cameras, models, settings.drift)
+    _tell_bundles(metrics, cameras, models)
     with Crew(threads) as crew, TelemetryServer(settings.http, metrics, probes) as server:
         engine = Engine(
             cameras.detector,
@@ -111,7 +111,8 @@ def run_worker(
         def tell(taken: Cameras | None) -> None:
             metrics.reloads.labels("refused" if taken is None else "taken").inc()
             if taken is not None:
-                _tell_bundles(metrics, taken, models, settings.drift)
+                _tell_bundles(metrics, taken, models)
+                _say_untold(taken, settings.drift)
 
         with ExitStack() as stack:
             watchdog = stack.enter_context(Watchdog())
@@ -125,7 +126,7 @@ def _never() -> None:
     """Nothing is loaded anew."""
 
 
-def _tell_bundles(metrics: Metrics, cameras: Cameras, models: Models, drift_rule: DriftRule) -> None:
+def _tell_bundles(metrics: Metrics, cameras: Cameras, models: Models) -> None:
     name, provider = cameras.detector.bundle.reference, cameras.detector.provider
     named = next(iter(cameras.bundles))
     version = models.version(named)
@@ -137,7 +138,13 @@ def _tell_bundles(metrics: Metrics, cameras: Cameras, models: Models, drift_rule
         its = challenger.bundle.reference
         metrics.challengers.labels(its.name, its.version, its.digest).set(1)
     metrics.loaded_at.set(time.time())
+
+
+def _say_untold(cameras: Cameras, drift_rule: DriftRule) -> None:
+    """Say of which bundles no drift will be told, those alone aside that challenge another."""
     for detector in cameras.bundles.values():
+        if detector in cameras.challengers and detector is not cameras.detector:
+            continue
         manifest = detector.bundle.manifest
         cause = why_untold(manifest.drift, drift_rule)
         if cause is not None:
@@ -176,6 +183,8 @@ def _run_loop(
                 watchdog.limit, replay=replay,
             )  # fmt: skip
             probes.answered()
+            # Once the rest is known to be well: what a start ends with is one line.
+            _say_untold(cameras, settings.drift)
             with StopSignals(loop.stop, settings.stop_seconds) as signals, SilenceWatch(probes):
                 name = cameras.detector.bundle.reference
                 where = {"provider": cameras.detector.provider, "bundle": f"{name.name} {name.version}"}

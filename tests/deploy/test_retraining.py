@@ -101,18 +101,22 @@ class Lobby:
         producer.close()
 
 
-@pytest.fixture(scope="module")
-def champion(tmp_path_factory):
-    """A bundle of a model fitted to the room as it was."""
+def fit_to_the_room_as_it_was(folder):
+    """Fit a small model to the room with nobody in it, and build its bundle."""
     from exporter.build import build_bundle
     from trainer.fit import fit
 
-    folder = tmp_path_factory.mktemp("champion")
     clip = Pictures("room", tuple(encoded(NOBODY, changed=False) * 6))
     settings = tiny_settings(epochs=6, model=MODEL, batch=32)
     fit([clip], "room", settings, folder / "run", Console(quiet=True))
     build_bundle(folder / "run", folder / "bundle", name="lobby")
     return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def champion(tmp_path_factory):
+    """A bundle of a model fitted to the room as it was."""
+    return fit_to_the_room_as_it_was(tmp_path_factory.mktemp("champion"))
 
 
 def retrain(lobby, tmp_path, to_ms, seconds):

@@ -214,9 +214,9 @@ def test_the_command_says_what_was_extrapolated_and_that_no_budget_was_asked_for
     said = subprocess.run(command(scene, config, tmp_path / "run"), check=True, capture_output=True, cwd=ROOT).stderr
     lines = said.decode().splitlines()
     assert any(line.startswith("set for 1 false event a day; 95% interval") for line in lines)
-    (note,) = (line for line in lines if line.startswith("note: "))
-    assert "none was asked for" in note
+    (note,) = (line for line in lines if line.startswith("note: ") and "none was asked for" in line)
     assert "72 h held out would show it" in note
+    assert any("no drift is told" in line for line in lines)
 
 
 def command(scene: Path, config: Path, out: Path, *more: str):
