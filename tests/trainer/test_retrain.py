@@ -201,8 +201,6 @@ STEPS = {
     "compared": lambda job, _: (job / "comparison" / "verdict.json").exists(),
     # The first model's card is there before.
     "registering": lambda _, retraining: len(list(retraining.registry.glob("artifacts/*/*/bundle/MODEL_CARD.md"))) > 1,
-    "promoted": lambda _, retraining: retraining.champion() == 2,
-    "page": lambda job, _: any(job.glob("report.html*")),
 }
 
 
@@ -224,6 +222,29 @@ def test_killed_at_every_step_it_goes_on_to_the_same_end(tmp_path, new_registry)
     assert killed.run(NEXT) == 0
     assert of_what_matters(killed.report(NEXT)) == of_what_matters(whole.report(NEXT))
     assert killed.champion() == whole.champion() == 2
+
+
+def test_killed_between_promotion_and_report_it_is_promoted_once(retraining, monkeypatch):
+    class KilledError(BaseException):
+        pass
+
+    def die(*_):
+        raise KilledError
+
+    assert retraining.run() == 0
+    retraining.settings["fit"]["epochs"] = 30
+    with monkeypatch.context() as patched:
+        patched.setattr("trainer.retrain.write_page", die)
+        with pytest.raises(KilledError):
+            retraining.run(NEXT)
+    assert retraining.champion() == 2
+    assert retraining.run(NEXT) == 0
+    report = retraining.report(NEXT)
+    assert (report["outcome"], report["champion"], report["challenger"]) == (
+        "promoted", "models:/hall/1", "models:/hall/2",
+    )  # fmt: skip
+    assert retraining.champion() == 2
+    assert {one.version for one in Registry(str(retraining.registry)).models("hall")} == {1, 2}
 
 
 def jobs_of(retraining):
