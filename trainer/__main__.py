@@ -12,7 +12,6 @@ from rich.console import Console
 
 from contract.command_line import AllowPlaintext, RegistryAddress, run_command_line
 from contract.errors import ConfigError
-from contract.kafka_connection import KafkaConnection
 from contract.kafka_source import parse_time
 from contract.model_address import ModelAddress
 from contract.registry import CHALLENGER, Registry
@@ -101,7 +100,7 @@ def evaluate(
 ) -> None:
     """Measure a run or a bundle on footage: metrics.json, report.html, plots, scores.csv."""
     where = _device(device)
-    clips = open_source(source, _connection([source], config))
+    clips = open_source(source, _topic_settings([source], config).kafka)
     from trainer.evaluate import evaluate as run_evaluation
     from trainer.evaluate import metrics_table, open_model
 
@@ -121,7 +120,7 @@ def drift(
 ) -> None:
     """Say whether footage differs for good from what a model was calibrated on: one JSON object, and one line."""
     where = _device(device)
-    clips = open_source(source, _connection([source], config))
+    clips = open_source(source, _topic_settings([source], config).kafka)
     from trainer.drift_report import measure_drift
     from trainer.evaluate import open_model
 
@@ -155,8 +154,8 @@ def compare(
     from trainer.comparison_report import comparison_table
     from trainer.promotion import load_rule
 
-    some = any(map(is_topic, [*(normal or []), *(labelled or [])])) or judged is not None
-    settings = load_settings(FitSettings, file=config, environment=some)
+    sources = [*(normal or []), *(labelled or []), *([judged] if judged is not None else [])]
+    settings = _topic_settings(sources, config)
     pairs = list(zip(labelled or [], labels or [], strict=True))
     evidence = open_evidence(normal or [], pairs, settings, _console, judged)
     comparison, verdict = run_comparison(
@@ -249,11 +248,9 @@ def list_models(
         (output if output.is_terminal else Console(width=_WIDE)).print(models_table(found))
 
 
-def _connection(sources: Sequence[str], config: Path | None) -> KafkaConnection | None:
-    """How brokers are spoken to, where a source is a topic."""
-    some = any(map(is_topic, sources))
-    connection = load_settings(FitSettings, file=config, environment=some).kafka
-    return connection if some else None
+def _topic_settings(sources: Sequence[str], config: Path | None) -> FitSettings:
+    """Settings of which what concerns a topic is taken; the environment is read where a source is one."""
+    return load_settings(FitSettings, file=config, environment=any(map(is_topic, sources)))
 
 
 def _device(name: str) -> Device:

@@ -1,13 +1,13 @@
 """Events that people judged, as footage on which models are compared."""
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, get_args
 
 from rich.console import Console
 
 from contract.feedback import Verdict
 from contract.kafka_source import KafkaClip
-from trainer.compare import Evidence, EvidenceKind
+from trainer.compare import Evidence
 from trainer.label_kinds import ImageLabels
 from trainer.settings import FitSettings
 from trainer.topic_footage import read_spans
@@ -15,7 +15,7 @@ from trainer.topic_planning import camera_spans
 
 # Before what people confirmed there may have been more of it; before a false alarm, another world.
 _LEAD_IN_SECONDS: Final = 2.0
-_KINDS: Final[tuple[tuple[EvidenceKind, Verdict], ...]] = (("confirmed", "confirmed"), ("false_alarm", "false_alarm"))
+_VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
 
 
 def judged_events(address: KafkaClip, settings: FitSettings, console: Console) -> Iterator[Evidence]:
@@ -32,11 +32,10 @@ def judged_events(address: KafkaClip, settings: FitSettings, console: Console) -
         FootageError: The topic of frames is not there, or holds no record of the range.
     """
     spans = camera_spans(address, settings.topic, lambda line: console.print(line, highlight=False, soft_wrap=True))
-    for kind, verdict in _KINDS:
+    for verdict in _VERDICTS:
         judged = [span for span in spans if span.verdict == verdict]
         if judged:
-            is_right = kind == "confirmed"
+            is_right = verdict == "confirmed"
             clips = read_spans(address, judged, settings, console, lead_in_seconds=_LEAD_IN_SECONDS if is_right else 0)
-            yield Evidence(
-                kind, clips, ImageLabels({clip.name: True for clip in clips}, None, None) if is_right else None
-            )
+            labels = ImageLabels({clip.name: True for clip in clips}, None, None) if is_right else None
+            yield Evidence(verdict, clips, labels)

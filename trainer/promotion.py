@@ -93,9 +93,7 @@ def judge(comparison: Comparison, rule: PromotionRule, aurocs: tuple[float, floa
         _is_as_quick(comparison, rule),
         *(() if aurocs is None else (_sees_what_is_put_in(aurocs, rule),)),
     )
-    failed = [check for check in checks if not check.passed]
-    reason = "; ".join(check.text for check in failed) or "it passed every check"
-    return Verdict(promoted=not failed, reason=reason, checks=checks)
+    return _verdict(checks, "it passed every check")
 
 
 def judge_first(comparison: Comparison, rule: PromotionRule) -> Verdict:
@@ -111,9 +109,12 @@ def judge_first(comparison: Comparison, rule: PromotionRule) -> Verdict:
         _finds_some(comparison),
         _within_budget(comparison),
     )
-    failed = [check for check in checks if not check.passed]
-    reason = "; ".join(check.text for check in failed) or "there was no model in service, and it passed every check"
-    return Verdict(promoted=not failed, reason=reason, checks=checks)
+    return _verdict(checks, "there was no model in service, and it passed every check")
+
+
+def _verdict(checks: tuple[Check, ...], praise: str) -> Verdict:
+    failed = [check.text for check in checks if not check.passed]
+    return Verdict(promoted=not failed, reason="; ".join(failed) or praise, checks=checks)
 
 
 def _has_normal_footage(comparison: Comparison, rule: PromotionRule) -> Check:
