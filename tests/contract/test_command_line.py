@@ -10,7 +10,15 @@ import typer
 
 import contract.errors
 from contract.command_line import run_command_line
-from contract.errors import BundleError, CheckpointError, ConfigError, FramewatchError, LabelError, UnknownModelError
+from contract.errors import (
+    BundleError,
+    CheckpointError,
+    ConfigError,
+    FramewatchError,
+    LabelError,
+    UnknownModelError,
+    UnsupportedBudgetError,
+)
 
 
 def app_that(does):
@@ -38,7 +46,7 @@ def raising(error):
     return does
 
 
-MISTAKES = {ConfigError, LabelError, UnknownModelError, BundleError, CheckpointError}
+MISTAKES = {ConfigError, LabelError, UnknownModelError, UnsupportedBudgetError, BundleError, CheckpointError}
 
 
 def every_error():

@@ -35,6 +35,7 @@ class Deployment:
         self.topics = {kind: f"{name}-{kind}" for kind in ("frames", "alerts", "dead", "scores")}
         create_topics(broker, {topic: Topic(2 if kind == "frames" else 1) for kind, topic in self.topics.items()})
         self.log = tmp_path / "worker.log"
+        self.started = 0
         self.config = tmp_path / "worker.yaml"
         kafka = {
             "bootstrap_servers": self.servers,
@@ -59,6 +60,7 @@ class Deployment:
 
     @contextmanager
     def worker(self):
+        self.started += 1
         with self.log.open("ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "worker", "run", "--config", str(self.config)], stderr=log, cwd=ROOT
@@ -114,8 +116,13 @@ class Deployment:
         return offsets
 
     def http(self, path):
-        lines = [json.loads(line) for line in self.log.read_text().splitlines() if "http_port" in line]
-        with urllib.request.urlopen(f"http://127.0.0.1:{lines[-1]['http_port']}{path}", timeout=5) as answer:
+        """Ask the worker that was started last, once it says where it answers."""
+        ends = time.monotonic() + 60
+        while len(lines := [line for line in self.log.read_text().splitlines() if "http_port" in line]) < self.started:
+            assert time.monotonic() < ends, self.log.read_text()[-2000:]
+            time.sleep(0.05)
+        port = json.loads(lines[-1])["http_port"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
             return answer.read().decode()
 
     def status(self, path):
