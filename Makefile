@@ -4,8 +4,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+TOOLS := .cache/tools
 
-.PHONY: help install demo quality recall ablation bench bench-live bench-train profile faults soak fuzz gpu-check test lint types imports unit lock clean
+.PHONY: help install tools demo quality recall ablation bench bench-live bench-train profile faults soak fuzz gpu-check test lint types imports unit lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -20,6 +21,16 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 install: $(STAMP)  ## create .venv from the hash-pinned lock
+
+tools: $(TOOLS)/.installed  ## install what checks charts, compose files and workflows (needs Go)
+
+$(TOOLS)/.installed: deploy/tools.txt
+	@mkdir -p $(TOOLS)
+	@while read -r module version name; do \
+	    GOBIN=$(CURDIR)/$(TOOLS) go install $$module@$$version && \
+	    { test "$$(basename $$module)" = $$name || mv $(TOOLS)/$$(basename $$module) $(TOOLS)/$$name; } || exit 1; \
+	done < deploy/tools.txt
+	@touch $@
 
 demo: $(STAMP)  ## train on the room footage, export, run a worker against a real Kafka, show the alerts
 	@$(BIN)/python -m deploy.demo $(ARGS)
