@@ -30,6 +30,8 @@ _CHANGEABLE: Final = frozenset(
     }
 )  # fmt: skip
 _CLOSE_SECONDS: Final = 5.0
+# To try is to open every bundle: what stays as it was refused is tried at every second, fourth, ... look.
+_MAX_LOOKS_BETWEEN: Final = 64
 _log = logging.getLogger(__name__)
 
 Signature = tuple[tuple[str, int, int, int], ...]
@@ -69,8 +71,9 @@ class Reloader:
         self._new: Cameras | None = None
         self._asked = threading.Event()
         self._ended = False
-        # Why the last reload was refused, if it was.
+        # Why the last reload was refused, if it was, after how many looks it is tried again, and how many are left.
         self._refused: str | None = None
+        self._looks_between = self._looks_left = 0
         # An alias may have moved while the bundles were opened.
         self._seen = self._tried = (*self._signature_of_files(), *self._models.in_use())
         self._thread = threading.Thread(target=self._watch, name="reload", daemon=True)
@@ -85,10 +88,14 @@ class Reloader:
     def look(self, *, asked: bool = False) -> None:
         """Load anew what changed, once it is the same in two looks, or at once where that is asked for."""
         before, self._seen = self._seen, self._signature()
+        is_new = self._seen != self._tried
         # What was refused is tried again: what it names may have come since.
-        is_new = self._seen != self._tried or self._refused is not None
-        if not asked and (not is_new or self._seen != before):
+        self._looks_left -= 1
+        is_due = is_new or (self._refused is not None and self._looks_left <= 0)
+        if not asked and (not is_due or self._seen != before):
             return
+        self._looks_between = 1 if is_new or asked else min(2 * self._looks_between, _MAX_LOOKS_BETWEEN)
+        self._looks_left = self._looks_between
         self._tried = self._seen
         try:
             self._reload()

@@ -26,6 +26,7 @@ class Made:
         self.file = folder / "worker.yaml"
         self.taken = []
         self.refuses = False
+        self.tries = 0
         self.write(threshold=2)
         settings = self.load()
         self.reloader = Reloader(
@@ -41,6 +42,7 @@ class Made:
         return load_settings(WorkerSettings, file=self.file)
 
     def resolve(self, settings):
+        self.tries += self.refuses
         if self.refuses:
             raise BundleError("no good")
         detector = SimpleNamespace(bundle=SimpleNamespace(reference=SimpleNamespace(name="a", version="1")))
@@ -119,6 +121,19 @@ def test_what_was_refused_is_taken_once_what_it_names_is_there(made):
     assert made.reloader.take().settings.threshold == 3
     assert made.taken[0] is None
     assert len(made.taken) == 2
+
+
+def test_what_stays_refused_is_tried_ever_less_often_until_it_changes(made):
+    made.write(threshold=3)
+    made.refuses = True
+    for _ in range(200):
+        made.reloader.look()
+    # At looks 2, 3, 5, 9, 17, 33, 65, 129 and 193.
+    assert made.tries == 9
+    made.write(threshold=4)
+    for _ in range(3):
+        made.reloader.look()
+    assert made.tries == 11
 
 
 @pytest.mark.parametrize("change", ["cameras", "another camera", "bundle"])
