@@ -1,5 +1,9 @@
 """Versions of registered models, and the folder in which their bundles lie once they were downloaded."""
 
+import contextlib
+import os
+import shutil
+import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -8,6 +12,7 @@ from contract.manifest import open_bundle
 from contract.model_address import ModelAddress
 
 _DIGITS: Final = 12
+_UNUSED_SECONDS: Final = 30 * 86400
 
 
 class RegisteredModel(NamedTuple):
@@ -38,6 +43,22 @@ class RegisteredModel(NamedTuple):
 def cached_folder(cache: Path, found: RegisteredModel) -> Path:
     """Where a version's bundle lies in a cache."""
     return cache / found.name / f"{found.version}-{found.digest.removeprefix('sha256:')[:_DIGITS]}"
+
+
+def drop_unused(folder: Path, kept: frozenset[Path]) -> None:
+    """Note that a version is used now, and delete those of its model that were not for 30 days.
+
+    Args:
+        folder: Of the version, as `cached_folder` gives it.
+        kept: Folders that stay, however long ago they were used.
+    """
+    # Whoever may not write there may neither note nor delete; what is used is used all the same.
+    with contextlib.suppress(OSError):
+        os.utime(folder)
+        long_ago = time.time() - _UNUSED_SECONDS
+        for other in folder.parent.iterdir():
+            if other.is_dir() and other not in kept and other != folder and other.stat().st_mtime < long_ago:
+                shutil.rmtree(other, ignore_errors=True)
 
 
 def is_whole(folder: Path, digest: str, public_key: Path | None) -> bool:

@@ -4,6 +4,7 @@ What the registry last said of an address stays beside the downloaded bundles. S
 registry is down goes on with what the last one ran.
 """
 
+import contextlib
 import json
 import logging
 import tempfile
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 
 from contract.errors import BundleError, ConfigError, RegistryUnavailableError, UnknownModelError
 from contract.model_address import ModelAddress, is_model_address, parse_model_address, whole_path
-from contract.model_cache import RegisteredModel, cached_folder, is_whole
+from contract.model_cache import RegisteredModel, cached_folder, drop_unused, is_whole
 from contract.registry import Registry
 from worker.settings import WorkerSettings
 
@@ -105,6 +106,7 @@ class Models:
         self._heard()
         self._in_use[str(named)] = InUse(found.version, found.digest)
         self._note(address, found)
+        drop_unused(folder, self._last_said_of(found.name))
         return folder
 
     def version(self, named: Path) -> int | None:
@@ -198,6 +200,16 @@ class Models:
         self._in_use[str(address)] = InUse(found.version, found.digest)
         _log.warning("%s is taken as the registry last said: version %s", address, found.version)
         return folder
+
+    def _last_said_of(self, name: str) -> frozenset[Path]:
+        """Folders that a start without the registry would take."""
+        folders = []
+        for file in (self._cache / name).glob("*.json"):
+            with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+                said = json.loads(_read(file))
+                found = RegisteredModel(name, said["version"], said["digest"], (), {}, {})
+                folders.append(cached_folder(self._cache, found))
+        return frozenset(folders)
 
     def _answer_file(self, address: ModelAddress) -> Path:
         called = f"@{address.alias}" if address.alias is not None else str(address.version)

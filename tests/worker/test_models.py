@@ -1,7 +1,10 @@
 """A bundle's address stands for what the registry says now, or said last, and for nothing else."""
 
 import logging
+import os
 import shutil
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -63,6 +66,27 @@ def test_a_folder_is_itself_and_asks_nobody(tmp_path):
     assert models.folder(tmp_path / "bundle") == tmp_path / "bundle"
     assert models.version(tmp_path / "bundle") is None
     assert models.in_use() == models.look() == ()
+
+
+def test_versions_are_deleted_that_nobody_used_for_a_month(made):
+    models = made.models()
+    first = models.folder(CHAMPION)
+    night = models.folder(Path("models:/room/2"))
+    made.registry.set_alias("room", "champion", 2)
+    a_month_ago = time.time() - 31 * 86400
+    os.utime(first, (a_month_ago, a_month_ago))
+    os.utime(night, (a_month_ago, a_month_ago))
+    stays = first.with_name("9-of-yesterday")
+    stays.mkdir()
+
+    assert models.folder(CHAMPION) == night
+    assert not first.exists()
+    assert stays.exists()
+
+    # What a start without the registry would take stays, as long as it may have been there.
+    os.utime(night, (a_month_ago, a_month_ago))
+    models.folder(Path("models:/room/1"))
+    assert night.exists()
 
 
 def test_an_address_is_what_the_registry_says_at_each_look(made):
