@@ -6,12 +6,14 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import typer
+from prometheus_client import Histogram
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
 from pydantic import BaseModel
 from typer.cli import get_docs_for_click
 
@@ -120,8 +122,8 @@ def commands(program: str) -> str:
 
 def metrics() -> str:
     """The page of what a worker counts."""
-    held = Metrics()
-    rows = [_metric(one) for one in vars(held).values() if isinstance(one, MetricWrapperBase)]
+    held = Metrics().registry
+    rows = [row for one in held._collector_to_names for row in _metrics_of(one)]  # noqa: SLF001 - nothing else lists them
     says = (
         "On `http.host:http.port` under `/metrics`, in the text format of Prometheus. What values labels have, and "
         "what to watch, [operations](../operations.md#metrics-and-probes) says. A histogram has `_bucket`, `_sum` and "
@@ -133,13 +135,23 @@ def metrics() -> str:
     ])  # fmt: skip
 
 
-def _metric(one: MetricWrapperBase) -> tuple[str, str, str, str, str]:
-    (family,) = one.describe()
-    suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
-    labels = ", ".join(f"`{label}`" for label in one._labelnames)  # noqa: SLF001 - not told otherwise before a value is
-    buckets = getattr(one, "_upper_bounds", None) or one._kwargs.get("buckets", ())  # noqa: SLF001
-    shown = ", ".join(f"{bound:g}" for bound in buckets if bound < math.inf)
-    return f"`{family.name}{suffix}`", family.type, labels, plain(family.documentation), shown
+def _metrics_of(one: Collector) -> Iterator[tuple[str, str, str, str, str]]:
+    buckets: Sequence[float] = ()
+    labels: Sequence[str] = ()
+    if isinstance(one, MetricWrapperBase):
+        # Neither is told otherwise before a value is observed.
+        labels, buckets = one._labelnames, one._kwargs.get("buckets", Histogram.DEFAULT_BUCKETS)  # noqa: SLF001
+    for family in one.describe() if isinstance(one, MetricWrapperBase) else one.collect():
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        bounds = [f"{bound:g}" for bound in buckets if bound < math.inf] if family.type == "histogram" else []
+        named = labels or list(dict.fromkeys(label for sample in family.samples for label in sample.labels))
+        yield (
+            f"`{family.name}{suffix}`",
+            family.type,
+            ", ".join(f"`{label}`" for label in named),
+            plain(family.documentation),
+            ", ".join(bounds),
+        )
 
 
 def records() -> str:

@@ -1,9 +1,8 @@
-"""The documentation builds, its links lead somewhere, it loads nothing from elsewhere, and says what the code does."""
+"""The documentation builds, its links lead somewhere, and it loads nothing from elsewhere."""
 
 import functools
 import http.server
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -12,20 +11,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 
-import contract.errors
-import exporter.__main__
-import trainer.__main__
-import worker.__main__
-from deploy.reference import PAGES
 from tests.tools import tool
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS, CONFIG = ROOT / "docs", ROOT / "deploy" / "site" / "mkdocs.yml"
 FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/footage/README.md")]
-PROGRAMS = {"worker": worker.__main__.app, "trainer": trainer.__main__.app, "exporter": exporter.__main__.app}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 OUTSIDE = re.compile(r"(https?:)?//")
@@ -157,63 +149,3 @@ def test_its_search_finds_a_setting_and_asks_nobody_else(site):
         server.shutdown()
         server.server_close()
     assert asked == {f"127.0.0.1:{server.server_port}"}
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_the_reference_is_what_the_code_says(name):
-    assert (DOCS / "reference" / name).read_text() == PAGES[name](), "run: make reference"
-
-
-def test_no_page_of_the_reference_is_left_over():
-    assert {path.name for path in (DOCS / "reference").iterdir()} == set(PAGES)
-
-
-def test_the_tree_of_errors_tells_each_error_with_its_code():
-    told = dict(re.findall(r"(\w+Error) +(?:exit (\d)|dead-letter)", contract.errors.__doc__))
-    del told["FrameError"]
-    errors = {
-        name: one for name, one in vars(contract.errors).items() if isinstance(one, type) and name != "FrameError"
-    }
-    errors = {
-        name: str(one.exit_code) for name, one in errors.items() if issubclass(one, contract.errors.FramewatchError)
-    }
-    assert told == errors
-
-
-def commands(text):
-    """Command lines of the project's programs in blocks of code and within sentences."""
-    blocks = re.findall(r"^```.*?^```", text, re.DOTALL | re.MULTILINE) + re.findall(r"^ {4}.*", text, re.MULTILINE)
-    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    for line in [*lines, *re.findall(r"`([^`\n]+)`", text)]:
-        if re.match(rf"({'|'.join(PROGRAMS)}) +[a-z]", line):
-            yield shlex.split(line, comments=True)
-
-
-def unknown_in(words):
-    """The first word of a command line that its program does not know, if any."""
-    known = typer.main.get_command(PROGRAMS[words[0]])
-    rest = words[1:]
-    while hasattr(known, "commands") and rest:
-        name, *rest = rest
-        if name not in known.commands:
-            return name
-        known = known.commands[name]
-    options = {option for parameter in known.params for option in parameter.opts}
-    return next((word for word in rest if word.startswith("--") and word not in {*options, "--help"}), None)
-
-
-@pytest.mark.parametrize(
-    "page",
-    [FRONT[0], *sorted(set(DOCS.rglob("*.md")) - set((DOCS / "reference").iterdir()))],
-    ids=lambda page: page.stem,
-)
-def test_commands_in_the_pages_are_those_of_the_programs(page):
-    said = [*commands(page.read_text())]
-    assert [(words, unknown_in(words)) for words in said if unknown_in(words) is not None] == []
-
-
-def test_a_command_or_flag_that_is_none_is_found():
-    text = (
-        "    worker run --bundle b --no\n```\ntrainer fly\n```\n`worker run --bundel b`\n    worker run  # --comment\n"
-    )
-    assert [unknown_in(words) for words in commands(text)] == ["fly", "--no", None, "--bundel"]
