@@ -97,7 +97,8 @@ def test_a_command_or_flag_that_is_none_is_found():
 
 
 def metrics(text):
-    return set(re.findall(r"`(framewatch_[a-z_]+)", text))
+    """Names of metrics, those of a histogram's series being the histogram's."""
+    return {re.sub("_(bucket|sum|count)$", "", name) for name in re.findall(r"`(framewatch_[a-z_]+)", text)}
 
 
 def test_metrics_in_the_pages_are_those_of_the_worker_and_operations_tells_of_each():
