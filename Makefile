@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TOOLS := .cache/tools
 
-.PHONY: help install tools demo quality recall ablation bench bench-live bench-train profile faults soak fuzz gpu-check test lint types imports unit lock clean
+.PHONY: help install tools demo quality recall ablation bench bench-live bench-train profile faults soak fuzz gpu-check docs reference test lint types imports unit lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -68,6 +68,12 @@ fuzz: $(STAMP)  ## feed what parses input with five hundred times the examples o
 gpu-check: $(STAMP)  ## measure parity, throughput and training on this machine's GPU, write docs/benchmarks/gpu.md
 	@$(BIN)/python -m deploy.gpu_check $(ARGS)
 
+docs: $(STAMP)  ## build the documentation's site in site/, links that lead nowhere being errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file deploy/site/mkdocs.yml
+
+reference: $(STAMP)  ## write docs/reference from the code
+	@$(BIN)/python -m deploy.reference
+
 test: lint types imports unit  ## linters, types, import contracts, unit and integration tests
 
 lint: $(STAMP)
@@ -88,4 +94,4 @@ lock: $(STAMP)  ## resolve pyproject.toml into requirements.lock again
 	    pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what the targets made
-	rm -rf .venv .cache demo-out quality-out recall-out ablation-out bench-out faults-out dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .cache demo-out quality-out recall-out ablation-out bench-out faults-out dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -31,6 +31,7 @@ _SIMULATED_SECONDS: Final = 20.0
 _WARM_SECONDS: Final = 2.0
 _LOAD: Final = 0.7
 _PARTITIONS_A_WORKER: Final = 2
+_SECONDS_A_DAY: Final = 86_400
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Steps = Generator[simpy.Event, Any, None]
@@ -226,6 +227,7 @@ class Plan:
         workers: Processes, one a machine.
         partitions: Of the frames topic, at least.
         megabytes_per_second: Into the brokers, and out of them again.
+        terabytes_per_day: Of frames on the topic, a copy; times days of retention and replicas it is the brokers' disk.
         p99_ms: Delay that one frame of a hundred exceeds, at that load.
     """
 
@@ -234,6 +236,7 @@ class Plan:
     workers: int
     partitions: int
     megabytes_per_second: float
+    terabytes_per_day: float
     p99_ms: float
 
 
@@ -257,6 +260,7 @@ def plan(cameras: int, rate: float, costs: Costs, cores: int) -> Plan:
         workers,
         _PARTITIONS_A_WORKER * workers,
         frames * costs.frame_bytes / 1e6,
+        frames * costs.frame_bytes * _SECONDS_A_DAY / 1e12,
         float(np.quantile(delays, 0.99)) if delays else math.nan,
     )
 
@@ -280,7 +284,7 @@ def sizing(
 
 def _rows(plans: Sequence[Plan]) -> Iterator[str]:
     yield from table(
-        ("cameras", "frames/s", "workers", "partitions", "MB/s in", "p99 delay, ms"),
+        ("cameras", "frames/s", "workers", "partitions", "MB/s in", "TB a day", "p99 delay, ms"),
         (
             [
                 f"{one.cameras:,}",
@@ -288,6 +292,7 @@ def _rows(plans: Sequence[Plan]) -> Iterator[str]:
                 f"{one.workers:,}",
                 f"{one.partitions:,}",
                 f"{one.megabytes_per_second:,.1f}",
+                f"{one.terabytes_per_day:,.2f}",
                 f"{one.p99_ms:.0f}",
             ]
             for one in plans

@@ -65,6 +65,7 @@ def test_ten_times_the_cameras_need_ten_times_the_workers():
     assert many.workers == pytest.approx(10 * few.workers, abs=10)
     assert many.partitions >= many.workers
     assert few.megabytes_per_second == pytest.approx(150)
+    assert few.terabytes_per_day == pytest.approx(12.96)
     assert few.p99_ms < 200
 
 
