@@ -196,7 +196,12 @@ def make(
             values[one.topic].append(one.value)
 
     sink = SimpleNamespace(send=deliver or write_down) if fails == () else PlayedTransactions(source, write_down, fails)
-    clock = (number / 100 for number in itertools.count()).__next__
+    # Counted, and by what two threads may ask at once.
+    ticks = itertools.count()
+
+    def clock():
+        return next(ticks) / 100
+
     engine = Engine(scorer or detector(), health_rule=settings.camera_health, clock=clock)
     profile = make_profile(scorer or detector())
     allowed = frozenset(settings.allowed_cameras) if settings.allowed_cameras is not None else None
