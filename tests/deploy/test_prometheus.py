@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "prometheus"
 TESTS = ("alerts_test.yaml",)
 RULES = [rule for group in yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+RUNBOOKS = (ROOT / "docs" / "runbooks.md").read_text()
 PANELS = [panel for panel in build_dashboard()["panels"] if panel["type"] != "row"]
 TARGETS = [target for panel in PANELS for target in panel["targets"]]
 # What a worker has only once something happened that does not in the test below: the attribute of Metrics, and labels.
@@ -91,7 +92,7 @@ def test_the_rules_tests_fail_for_an_alert_that_always_or_never_fires(copied, ex
 
 
 def test_each_alert_says_how_grave_it_is_and_has_its_runbook():
-    sections = re.findall(r"^## (.+)$", (ROOT / "docs" / "runbooks.md").read_text(), re.MULTILINE)
+    sections = re.findall(r"^## (.+)$", RUNBOOKS, re.MULTILINE)
     assert sections == [rule["alert"] for rule in RULES]
     for rule in RULES:
         assert rule["labels"]["severity"] in {"critical", "warning"}
@@ -100,8 +101,7 @@ def test_each_alert_says_how_grave_it_is_and_has_its_runbook():
 
 
 def test_a_runbook_and_its_alert_are_equally_grave():
-    text = (ROOT / "docs" / "runbooks.md").read_text()
-    told = dict(re.findall(r"^## (\w+)\n\n\*(\w+)[.]\*", text, re.MULTILINE))
+    told = dict(re.findall(r"^## (\w+)\n\n\*(\w+)[.]\*", RUNBOOKS, re.MULTILINE))
     assert told == {rule["alert"]: rule["labels"]["severity"].capitalize() for rule in RULES}
 
 
@@ -147,14 +147,26 @@ def missing(pairs, labels):
 
 
 def expressions():
-    """What is asked by rules, panels, variables and annotations, each with the texts that name labels of the answer."""
+    """What is asked by rules, runbooks, panels and their page, each with the texts that name labels of the answer."""
     yield from ((rule["expr"], *rule["annotations"].values()) for rule in RULES)
     yield from ((target["expr"], target["legendFormat"]) for target in TARGETS)
+    yield from ((span,) for span in re.findall(r"`([^`]*framewatch_[^`]*)`", RUNBOOKS))
     dashboard = build_dashboard()
     yield from ((annotation["expr"], annotation["titleFormat"]) for annotation in dashboard["annotations"]["list"])
     for variable in dashboard["templating"]["list"][1:]:
         metric, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"]).groups()
         yield f"sum by ({label}) ({metric})", "{{" + label + "}}"
+
+
+def test_a_label_that_a_sum_does_not_keep_is_not_shown():
+    expr = 'histogram_quantile(0.5, sum by (job, le) (rate(some_bucket{camera=~"$camera"}[$__rate_interval])))'
+    asked = {("some_bucket", label) for label in ("__name__", "job", "le", "camera")}
+    assert asked_for(expr, "{{job}}") == asked
+    for legend in ("{{camera}}", "{{ $labels.camera }}"):
+        with pytest.raises(AssertionError, match="camera"):
+            asked_for(expr, legend)
+    with pytest.raises(AssertionError, match="job"):
+        asked_for("sum by (camera) (some) and on (job) other")
 
 
 class Prometheus:
