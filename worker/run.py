@@ -110,6 +110,7 @@ def run_worker(
 
         def tell(taken: Cameras | None) -> None:
             metrics.reloads.labels("refused" if taken is None else "taken").inc()
+            metrics.last_reload_successful.set(taken is not None)
             if taken is not None:
                 _tell_bundles(metrics, taken, models)
                 _say_untold(taken, settings.drift)

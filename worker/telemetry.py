@@ -87,6 +87,11 @@ class Metrics:
         self.reloads = Counter(
             "framewatch_reloads", "Settings, cameras and bundles loaded anew", ["outcome"], registry=self.registry
         )
+        self.last_reload_successful = Gauge(
+            "framewatch_last_reload_successful", "1, or 0 while a change of settings, cameras or bundles is refused",
+            registry=self.registry,
+        )  # fmt: skip
+        self.last_reload_successful.set(1)
         self.loaded_at = Gauge(
             "framewatch_loaded_timestamp_seconds", "When what is in force was loaded", registry=self.registry
         )

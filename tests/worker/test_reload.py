@@ -169,13 +169,16 @@ def test_a_worker_takes_new_settings_without_losing_a_frame(deployment, tiny_bun
         cameras.write_text("door: {threshold: high}\n")
         os.kill(worker.pid, signal.SIGHUP)
         wait_until(lambda: "not reloaded" in deployment.log.read_text())
-        assert 'framewatch_reloads_total{outcome="refused"} 1.0' in deployment.http("/metrics")
+        told = deployment.http("/metrics")
+        assert 'framewatch_reloads_total{outcome="refused"} 1.0' in told
+        assert "\nframewatch_last_reload_successful 0.0\n" in told
         cameras.write_text("door: {threshold: 60}\nyard: {threshold: 70}\n")
         for sent in range(20, len(frames), 10):
             deployment.send(frames[sent : sent + 10])
             if sent == 40:
                 os.kill(worker.pid, signal.SIGHUP)
         wait_until(lambda: '"reloaded"' in deployment.log.read_text())
+        wait_until(lambda: "\nframewatch_last_reload_successful 1.0\n" in deployment.http("/metrics"))
         deployment.send(frames[:5])
         total = len(frames) + 5
         rows = [json.loads(record.value) for record in deployment.read("scores", total)]
