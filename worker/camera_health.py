@@ -72,8 +72,14 @@ class CameraHealth:
     @property
     def is_pending(self) -> bool:
         """Whether a condition that frames show is told of and not ended."""
-        following = (one.tracker.following for one in self._followed.values())
-        return any(one is not None and one.is_open for one in following)
+        return any(state != "silent" for state in self.open_states())
+
+    def open_states(self) -> list[HealthState]:
+        """Conditions that are told of and not ended, silence among them."""
+        # A copy: another thread judges.
+        following = [(state, one.tracker.following) for state, one in list(self._followed.items())]
+        shown: list[HealthState] = [state for state, one in following if one is not None and one.is_open]
+        return [*shown, "silent"] if self._silent is not None else shown
 
     def see(self, picture: npt.NDArray[np.uint8]) -> None:
         """Take a frame that was judged before; the next one is compared with it."""

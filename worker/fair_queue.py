@@ -100,6 +100,11 @@ class FairQueue:
         part = self._parts.get(partition)
         return sum(len(camera.records) for camera in part.cameras.values()) if part is not None else 0
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of all records that wait."""
+        return sum(part.waiting_bytes for part in self._parts.values())
+
     def oldest(self, partition: TopicPartition) -> int | None:
         """Offset of the oldest record of a partition that waits; None where none does."""
         part = self._parts.get(partition)

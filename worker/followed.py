@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from contract.alert import Alert, AnyAlert, CameraAlert
+from contract.alert import Alert, AnyAlert, CameraAlert, HealthState
 from contract.drift import DriftRule, DriftTest, make_test
 from contract.event import Event, EventRule, EventTracker, Following, Transition
 from contract.scene import Scene
@@ -143,6 +143,11 @@ class Followed:
     def is_unwell(self) -> bool:
         """Whether a condition that frames show, or a drift, is told of and not ended."""
         return self._health.is_pending or self._drift.is_open
+
+    @property
+    def open_conditions(self) -> list[HealthState]:
+        """What is told of the camera and not ended: conditions, and drift."""
+        return [*self._health.open_states(), "drift"] if self._drift.is_open else self._health.open_states()
 
     @property
     def following(self) -> Following | None:

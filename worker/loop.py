@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, get_args
 
 from kafka import TopicPartition
 from kafka.errors import (
@@ -25,11 +25,10 @@ from kafka.errors import (
 )
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
-from contract.alert import Alert, AnyAlert, CameraAlert
+from contract.alert import CameraAlert, HealthState
 from contract.errors import BrokerUnavailableError, BundleError, FrameError, FramewatchError
 from contract.steady_consumer import UnreadableRecordError
 from worker.cameras import Cameras
-from worker.challenger import agreement
 from worker.engine import Engine, Work
 from worker.fair_queue import FairQueue, Finished
 from worker.frames import IncomingFrame, Outcome
@@ -38,12 +37,10 @@ from worker.partitions import Losses, Progress
 from worker.pipeline import Pipeline
 from worker.read_back import ReadRange
 from worker.records import (
-    UNKNOWN_CAMERA,
     OutgoingRecord,
     UnreadableRecord,
     alert_record,
     capture_delay_seconds,
-    capture_time_oddity,
     dead_letter_record,
     read_frame,
     record_bytes,
@@ -53,6 +50,7 @@ from worker.replay import Replay
 from worker.settings import WorkerSettings
 from worker.state import AHEAD_OFFSETS
 from worker.state_text import unpack
+from worker.tally import Ages, Tally
 from worker.telemetry import Metrics, Probes
 from worker.transactions import AbortedError, Transactions, Watch, is_member
 
@@ -61,7 +59,7 @@ _LEAST_POLL_MS: Final = 10
 _TRIES: Final = 3
 _TRY_AGAIN_SECONDS: Final = 0.5
 _POSITION_MS: Final = 1_000
-_LAG_EVERY_SECONDS: Final = 2.0
+_MEASURE_EVERY_SECONDS: Final = 2.0
 _LISTEN_EVERY_SECONDS: Final = 1.0
 _ANSWERED_SECONDS: Final = 10.0
 _MOVING: Final = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
@@ -229,12 +227,15 @@ class WorkerLoop:
         self._replay = replay
         self._clock = clock
         self._stopping = threading.Event()
+        metrics.queue_limit_bytes.set(settings.batch.max_bytes_waiting)
+        self._tally = Tally(metrics, is_live=replay is None)
+        self._ages = Ages()
         self._progress = Progress()
         self._queue = FairQueue(settings.batch.max_bytes_waiting, AHEAD_OFFSETS)
         # Whether the group's membership allowed a batch in the last turn.
         self._may_take = True
         self._committed_at = clock()
-        self._lag_at = self._listened_at = 0.0
+        self._measured_at = self._listened_at = 0.0
         # Partitions that are read to their ends, and since when.
         self._listening: dict[TopicPartition, float] = {}
         # Partitions of which the open transaction tells, and their tenures.
@@ -310,8 +311,8 @@ class WorkerLoop:
             self._commit()
         elif is_due:
             self._committed_at = self._clock()
-        if self._clock() - self._lag_at >= _LAG_EVERY_SECONDS:
-            self._measure_lag()
+        if self._clock() - self._measured_at >= _MEASURE_EVERY_SECONDS:
+            self._measure()
 
     def _listen(self) -> dict[TopicPartition, _Listened]:
         """Say, once a second, which partitions were read to their ends for so long that cameras may be silent.
@@ -371,6 +372,7 @@ class WorkerLoop:
             while not self._stopping.is_set():
                 polled = self._poll(timeout_ms, most)
                 self._queue.add(polled)
+                self._ages.note(polled)
                 self._drop_lost()
                 self._pause_full()
                 if not polled or not self._queue:
@@ -417,6 +419,7 @@ class WorkerLoop:
             self._never_committed.pop(partition, None)
             oldest = self._queue.oldest(partition)
             self._queue.drop(partition)
+            self._ages.forget(partition.partition)
             if partition not in self._consumer.assignment():
                 continue
             goes_on = self._committed(partition)
@@ -568,15 +571,14 @@ class WorkerLoop:
             if is_over or not self._transactions.belongs(batch.membership):
                 self._end_transaction(self._transactions)
         outcomes, letters = self._follow(batch, current)
-        for _ in letters:
-            self._metrics.frames.labels(UNKNOWN_CAMERA, "dead_letter").inc()
+        self._tally.strangers(len(letters))
         letters += [(batch.origin[id(outcome.frame)], outcome.error) for outcome in outcomes if outcome.error]
         silent = self._find_silent(batch, current)
         outgoing = [*self._outgoing(outcomes, letters), *(alert_record(one, self._settings.kafka) for one in silent)]
         with self._metrics.time_stage("publish"):
             self._hand_over(outgoing, batch, current)
         for alert in silent:
-            self._count_alert(alert, alert.data.frames.partition, alert.data.frames.last_offset)
+            self._tally.alert(alert, alert.data.frames.partition, alert.data.frames.last_offset)
         self._count_batch(batch, outcomes, letters, current)
         for partition, finished in batch.finished.items():
             state = self._state(partition, finished)
@@ -629,7 +631,7 @@ class WorkerLoop:
             else:
                 transactions.commit(offsets)
         self._progress.commit(offsets)
-        self._probes.answered()
+        self._note_commit()
 
     def _state(self, partition: TopicPartition, finished: Finished) -> str:
         most = self._settings.kafka.commit_metadata_bytes
@@ -659,49 +661,15 @@ class WorkerLoop:
         tenures: dict[TopicPartition, int],
     ) -> None:
         for outcome in outcomes:
-            self._count(outcome, batch.origin[id(outcome.frame)])
-        self._count_letters(letters)
+            self._tally.frame(outcome, batch.origin[id(outcome.frame)])
+        self._tally.letters(letters)
         if self._replay is not None:
             self._replay.count(outcomes, [record for record, _ in letters])
         for frame in batch.late:
             if batch.counts(batch.origin[id(frame)], tenures):
-                self._metrics.skipped.labels(self._metrics.camera_label(frame.camera_id), "late").inc()
+                self._tally.skipped(frame)
         if batch.records:
             self._metrics.batch_frames.observe(len(outcomes))
-
-    def _count(self, outcome: Outcome, record: Any) -> None:  # noqa: ANN401
-        now_ms = time.time() * 1000
-        kind = "dead_letter" if outcome.error else "anomalous" if outcome.is_anomalous else "normal"
-        self._metrics.frames.labels(self._metrics.camera_label(outcome.frame.camera_id), kind).inc()
-        delay = capture_delay_seconds(outcome.frame.captured_at_ms, now_ms)
-        if delay is not None and self._replay is None:
-            self._metrics.delay_seconds.observe(delay)
-        frame, is_drifting = outcome.frame, outcome.is_drifting
-        if outcome.error is None:
-            self._metrics.observe_drift(frame.camera_id, frame.partition, outcome.drift_share, is_drifting=is_drifting)
-        for oddity in (capture_time_oddity(record, now_ms), "trailing_bytes" if outcome.trailing_bytes else None):
-            if oddity is not None:
-                self._metrics.oddities.labels(oddity).inc()
-        agreed = agreement(outcome)
-        if agreed is not None:
-            self._metrics.challenger_frames.labels(self._metrics.camera_label(outcome.frame.camera_id), agreed).inc()
-        for alert in outcome.alerts:
-            self._count_alert(alert, outcome.frame.partition, outcome.frame.offset)
-
-    def _count_alert(self, alert: AnyAlert, partition: int, offset: int) -> None:
-        self._metrics.alerts.labels(alert.type).inc()
-        said: dict[str, object] = {
-            "alert": alert.id, "type": alert.type, "camera": alert.subject, "partition": partition, "offset": offset,
-        }  # fmt: skip
-        if isinstance(alert, Alert):
-            said |= {"score": round(alert.data.peak_score, 3), "severity": alert.data.severity}
-        _log.info("alert", extra=said)
-
-    def _count_letters(self, letters: list[tuple[Any, FrameError]]) -> None:
-        for record, error in letters:
-            self._metrics.dead_letters.labels(error.reason).inc()
-            where = {"partition": record.partition, "offset": record.offset, "reason": error.reason}
-            _log.warning("dead letter: %s", error, extra=where)
 
     def _commit(self) -> None:
         self._committed_at = self._clock()
@@ -718,14 +686,26 @@ class WorkerLoop:
                 _log.warning("commit refused, the partitions are being moved: %s", type(error).__name__)
                 return
         self._progress.commit(offsets)
-        self._probes.answered()
+        self._note_commit()
 
-    def _measure_lag(self) -> None:
-        self._lag_at = self._clock()
+    def _note_commit(self) -> None:
+        self._probes.answered()
+        self._metrics.committed_at.set_to_current_time()
+
+    def _measure(self) -> None:
+        """Measure what changes by itself: what waits, how old it is, and what is open."""
+        self._measured_at = self._clock()
         for partition, offset in self._progress.finished.items():
+            label = str(partition.partition)
             end = self._consumer.highwater(partition)
             if end is not None:
-                self._metrics.lag.labels(str(partition.partition)).set(max(0, end - offset))
+                self._metrics.lag.labels(label).set(max(0, end - offset))
+            self._metrics.lag_seconds.labels(label).set(self._ages.oldest_seconds(partition.partition, offset))
+        self._metrics.queue_bytes.set(self._queue.waiting_bytes)
+        open_events, unwell = self._engine.count_open()
+        self._metrics.open_events.set(open_events)
+        for state in get_args(HealthState):
+            self._metrics.unwell.labels(state).set(unwell[state])
 
 
 def _partition(record: Any) -> TopicPartition:  # noqa: ANN401

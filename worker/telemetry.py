@@ -15,8 +15,18 @@ from socketserver import ThreadingMixIn
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, make_wsgi_app
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    make_wsgi_app,
+)
 
+from contract import __version__
 from contract.errors import ConfigError
 from worker.settings import HttpSettings
 
@@ -55,9 +65,37 @@ class Metrics:
             buckets=_DELAY_BUCKETS,
             registry=self.registry,
         )
+        self.alert_delay_seconds = Histogram(
+            "framewatch_capture_to_alert_seconds",
+            "From the capture of the frame with which an event's start is told until the broker has the alert",
+            buckets=_DELAY_BUCKETS, registry=self.registry,
+        )  # fmt: skip
         self.lag = Gauge(
             "framewatch_lag_frames", "Frames on the topic from the first unfinished on", ["partition"],
             registry=self.registry,
+        )  # fmt: skip
+        self.lag_seconds = Gauge(
+            "framewatch_lag_seconds",
+            "Age of the oldest frame fetched and not finished, by its record's timestamp; 0 where all are finished",
+            ["partition"], registry=self.registry,
+        )  # fmt: skip
+        self.committed_at = Gauge(
+            "framewatch_last_commit_timestamp_seconds", "When the broker last took a commit; 0 before the first",
+            registry=self.registry,
+        )  # fmt: skip
+        self.queue_bytes = Gauge(
+            "framewatch_queue_bytes", "Bytes of the records fetched that wait for a batch", registry=self.registry
+        )
+        self.queue_limit_bytes = Gauge(
+            "framewatch_queue_limit_bytes", "Bytes of waiting records at which no more are fetched",
+            registry=self.registry,
+        )  # fmt: skip
+        self.open_events = Gauge(
+            "framewatch_open_events", "Events told as started and not as ended", registry=self.registry
+        )
+        self.unwell = Gauge(
+            "framewatch_unwell_cameras", "Cameras told as being in a state of ill health, and not as out of it",
+            ["state"], registry=self.registry,
         )  # fmt: skip
         self.waiting = Gauge(
             "framewatch_waiting_frames", "Frames fetched that wait for a batch", ["partition"], registry=self.registry
@@ -114,6 +152,10 @@ class Metrics:
             "framewatch_camera_drift_share", "Share of a window of blocks of scores beyond normal ones", ["camera"],
             registry=self.registry,
         )  # fmt: skip
+        build = Gauge("framewatch_build_info", "1, for the version of the worker", ["version"], registry=self.registry)
+        build.labels(__version__).set(1)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
         self._cameras: set[str] = set()
         # Of each camera whose drift is reported: its partition, and whether there is one.
         self._drifts: dict[str, tuple[int, bool]] = {}
@@ -129,7 +171,7 @@ class Metrics:
     def forget(self, partitions: Iterable[int]) -> None:
         """Report nothing of partitions that were lost: no lag, nothing that waits or is left out, no drift."""
         for number in partitions:
-            for gauge in (self.lag, self.waiting, self.paused, self.state_left_out):
+            for gauge in (self.lag, self.lag_seconds, self.waiting, self.paused, self.state_left_out):
                 with contextlib.suppress(KeyError):
                     gauge.remove(str(number))
             # A copy: another thread observes.
