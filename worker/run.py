@@ -134,6 +134,7 @@ def _tell_bundles(metrics: Metrics, cameras: Cameras, models: Models) -> None:
     registered = {"address": str(named), "model_version": str(version)} if version is not None else {}
     info = {"name": name.name, "version": name.version, "digest": name.digest, "provider": provider}
     metrics.bundle.info({**info, **registered})
+    metrics.gpu_memory.wanted = provider == "cuda"
     metrics.challengers.clear()
     for challenger in cameras.challengers:
         its = challenger.bundle.reference

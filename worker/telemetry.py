@@ -28,6 +28,7 @@ from prometheus_client import (
 
 from contract import __version__
 from contract.errors import ConfigError
+from worker.gpu_memory import GpuMemory
 from worker.settings import HttpSettings
 
 _log = logging.getLogger(__name__)
@@ -154,6 +155,8 @@ class Metrics:
         )  # fmt: skip
         build = Gauge("framewatch_build_info", "1, for the version of the worker", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
+        self.gpu_memory = GpuMemory()
+        self.registry.register(self.gpu_memory)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self._cameras: set[str] = set()
