@@ -23,7 +23,7 @@ from worker.telemetry import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "prometheus"
-TESTS = ("alerts_test.yaml",)
+TESTS = ("alerts_test.yaml", "alerts_of_days_test.yaml")
 RULES = [rule for group in yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
 RUNBOOKS = (ROOT / "docs" / "runbooks.md").read_text()
 PANELS = [panel for panel in build_dashboard()["panels"] if panel["type"] != "row"]
