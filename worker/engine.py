@@ -4,7 +4,7 @@ import itertools
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -374,13 +374,13 @@ class Engine:
         )
         return pack(kept, next_offset, max_bytes)
 
-    def count_open(self) -> tuple[int, Counter[HealthState]]:
-        """Number of events, and of cameras by each condition, that are told of and not ended."""
+    def find_open(self) -> tuple[int, set[tuple[str, HealthState]]]:
+        """Number of events, and cameras with their conditions, that are told of and not ended."""
         with self._cameras_lock:
             followed = [camera.followed for camera in self._cameras.values()]
         following = [one.following for one in followed]
         events = sum(one is not None and one.is_open for one in following)
-        return events, Counter(state for one in followed for state in one.open_conditions)
+        return events, {(one.where.camera_id, state) for one in followed for state in one.open_conditions}
 
     def _followed_at(self, topic: str, partition: int) -> list[Followed]:
         with self._cameras_lock:

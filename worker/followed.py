@@ -146,8 +146,8 @@ class Followed:
 
     @property
     def open_conditions(self) -> list[HealthState]:
-        """What is told of the camera and not ended: conditions, and drift."""
-        return [*self._health.open_states(), "drift"] if self._drift.is_open else self._health.open_states()
+        """Conditions of the camera that are told of and not ended."""
+        return self._health.open_states()
 
     @property
     def following(self) -> Following | None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol, get_args
+from typing import Any, Final, NamedTuple, Protocol
 
 from kafka import TopicPartition
 from kafka.errors import (
@@ -25,7 +25,7 @@ from kafka.errors import (
 )
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
-from contract.alert import CameraAlert, HealthState
+from contract.alert import CameraAlert
 from contract.errors import BrokerUnavailableError, BundleError, FrameError, FramewatchError
 from contract.steady_consumer import UnreadableRecordError
 from worker.cameras import Cameras
@@ -702,10 +702,7 @@ class WorkerLoop:
                 self._metrics.lag.labels(label).set(max(0, end - offset))
             self._metrics.lag_seconds.labels(label).set(self._ages.oldest_seconds(partition.partition, offset))
         self._metrics.queue_bytes.set(self._queue.waiting_bytes)
-        open_events, unwell = self._engine.count_open()
-        self._metrics.open_events.set(open_events)
-        for state in get_args(HealthState):
-            self._metrics.unwell.labels(state).set(unwell[state])
+        self._metrics.show_open(*self._engine.find_open())
 
 
 def _partition(record: Any) -> TopicPartition:  # noqa: ANN401

@@ -27,6 +27,7 @@ from prometheus_client import (
 )
 
 from contract import __version__
+from contract.alert import HealthState
 from contract.errors import ConfigError
 from worker.gpu_memory import GpuMemory
 from worker.settings import HttpSettings
@@ -95,8 +96,8 @@ class Metrics:
             "framewatch_open_events", "Events told as started and not as ended", registry=self.registry
         )
         self.unwell = Gauge(
-            "framewatch_unwell_cameras", "Cameras told as being in a state of ill health, and not as out of it",
-            ["state"], registry=self.registry,
+            "framewatch_camera_unwell", "1 while a camera is told as being in a state of ill health",
+            ["camera", "state"], registry=self.registry,
         )  # fmt: skip
         self.waiting = Gauge(
             "framewatch_waiting_frames", "Frames fetched that wait for a batch", ["partition"], registry=self.registry
@@ -160,6 +161,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self._cameras: set[str] = set()
+        self._unwell: set[tuple[str, HealthState]] = set()
         # Of each camera whose drift is reported: its partition, and whether there is one.
         self._drifts: dict[str, tuple[int, bool]] = {}
 
@@ -201,6 +203,21 @@ class Metrics:
         self.drifting.labels(camera_id).set(is_drifting)
         if share is not None:
             self.drift_share.labels(camera_id).set(share)
+
+    def show_open(self, events: int, unwell: set[tuple[str, HealthState]]) -> None:
+        """Report what is told of and not ended; of cameras after the first 512 no ill health.
+
+        Args:
+            events: Number of anomaly events.
+            unwell: Cameras and their conditions.
+        """
+        self.open_events.set(events)
+        shown = {(camera, state) for camera, state in unwell if self.camera_label(camera) == camera}
+        for camera, state in shown - self._unwell:
+            self.unwell.labels(camera, state).set(1)
+        for camera, state in self._unwell - shown:
+            self.unwell.remove(camera, state)
+        self._unwell = shown
 
     @contextlib.contextmanager
     def time_stage(self, stage: str) -> Iterator[None]:

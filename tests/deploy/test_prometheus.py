@@ -19,11 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.dashboard import DASHBOARD, build_dashboard
 from tests.deploy.promql import asked_for, written_out
 from tests.tools import tool
+from tests.worker.test_gpu_memory import Nvml
 from worker.telemetry import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "prometheus"
-TESTS = ("alerts_test.yaml",)
+TESTS = ("alerts_test.yaml", "alerts_of_days_test.yaml")
 RULES = [rule for group in yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
 RUNBOOKS = (ROOT / "docs" / "runbooks.md").read_text()
 PANELS = [panel for panel in build_dashboard()["panels"] if panel["type"] != "row"]
@@ -36,6 +37,9 @@ SELDOM = {
     "framewatch_camera_drift_share": ("drift_share", {"camera"}),
     "framewatch_challenger_info": ("challengers", {"name", "version", "digest"}),
     "framewatch_challenger_frames_total": ("challenger_frames", {"camera", "outcome"}),
+    "framewatch_camera_unwell": ("unwell", {"camera", "state"}),
+    "framewatch_gpu_memory_used_bytes": (None, {"gpu"}),
+    "framewatch_gpu_memory_total_bytes": (None, {"gpu"}),
 }
 # Prometheus' own, while an alert fires.
 ALERTS = {"ALERTS": {"alertname", "alertstate"}}
@@ -127,8 +131,10 @@ def test_what_is_seldom_is_the_workers_all_the_same():
 
 def labels_of_fresh_metrics():
     metrics = Metrics()
+    metrics.gpu_memory.wanted, metrics.gpu_memory._library = True, Nvml()
     for attribute, labels in SELDOM.values():
-        getattr(metrics, attribute).labels(**dict.fromkeys(labels, "some"))
+        if attribute is not None:
+            getattr(metrics, attribute).labels(**dict.fromkeys(labels, "some"))
     found = {}
     for family in text_string_to_metric_families(generate_latest(metrics.registry).decode()):
         for sample in family.samples:
