@@ -447,7 +447,8 @@ class Engine:
         try:
             return self._camera(where, self._profile_of(where.camera_id, captured_at_ms)).followed
         except FrameError as error:
-            _log.warning("a camera's events do not go on", extra={"camera": where.camera_id, "cause": str(error)})
+            said = {"camera": where.camera_id, "partition": where.partition, "cause": str(error)}
+            _log.warning("a camera's events do not go on", extra=said)
             return None
 
     def _fill_windows(self, frames: Iterator[IncomingFrame]) -> None:

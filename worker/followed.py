@@ -314,7 +314,8 @@ class Followed:
             own = warm_up.profile(profile)
             self._profile, self._terms = own, own.terms
             self._tracker = EventTracker(own.rule, own.threshold, own.release)
-            said = {"camera": frame.camera_id, "threshold": round(own.threshold, 3), "frames": profile.warm_up_frames}
+            where = {"camera": frame.camera_id, "partition": frame.partition, "offset": frame.offset}
+            said = {**where, "threshold": round(own.threshold, 3), "frames": profile.warm_up_frames}
             _log.info("camera has warmed up", extra=said)
         return True
 

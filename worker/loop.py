@@ -683,7 +683,8 @@ class WorkerLoop:
                 self._consumer.commit(offsets)
             except _MOVING as error:
                 # Another worker has the partitions; it does these frames again, under the same ids.
-                _log.warning("commit refused, the partitions are being moved: %s", type(error).__name__)
+                said = {"partitions": sorted(partition.partition for partition in offsets)}
+                _log.warning("commit refused, the partitions are being moved: %s", type(error).__name__, extra=said)
                 return
         self._progress.commit(offsets)
         self._note_commit()

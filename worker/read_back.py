@@ -11,7 +11,7 @@ from contract.errors import FrameError
 from contract.steady_consumer import NoRecordsError, SteadyConsumer
 from worker.frames import IncomingFrame
 from worker.kafka_clients import mapped_errors, open_reader
-from worker.records import read_frame
+from worker.records import camera_of, read_frame
 from worker.settings import KafkaSettings
 
 _PATIENCE_SECONDS: Final = 30.0
@@ -65,6 +65,7 @@ def _read(reader: SteadyConsumer, partition: TopicPartition, first: int, end: in
             try:
                 yield read_frame(record)
             except FrameError as error:
-                _log.debug("left out: %s", error)
+                where = {"camera": camera_of(record), "partition": record.partition, "offset": record.offset}
+                _log.debug("left out: %s", error, extra=where)
     except NoRecordsError:
         _log.warning("reading back ends early: no record comes", extra={"partition": partition.partition})
