@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from contract.address import without_credentials
 from contract.errors import ConfigError
 
 ENV_PREFIX = "FRAMEWATCH_"
@@ -111,7 +112,8 @@ def one_line(error: ValidationError) -> str:
     elif first["type"] == "missing":
         message = "is required"
     elif isinstance(first["input"], str | int | float) and not any(word in field.lower() for word in _SECRET_WORDS):
-        found = " ".join(repr(first["input"]).split())
+        found = first["input"]
+        found = " ".join(repr(without_credentials(found) if isinstance(found, str) else found).split())
         message += f", found {found[:80]}"
     more = error.error_count() - 1
     text = f"{field}: {message}" if field else message

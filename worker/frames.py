@@ -18,6 +18,7 @@ class IncomingFrame:
         offset: Offset, or the frame's index in the clip.
         captured_at_ms: Capture time, ms since 1970 (since the clip's start for files).
         data: JPEG or PNG; None where the record had no value.
+        traceparent: Trace to which it belongs, as W3C's Trace Context writes it; None where to none.
     """
 
     camera_id: str
@@ -26,6 +27,7 @@ class IncomingFrame:
     offset: int
     captured_at_ms: int
     data: bytes | None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

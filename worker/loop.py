@@ -10,7 +10,7 @@ pipeline that prepares, scores and publishes them, each step on a thread of its 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
@@ -52,6 +52,7 @@ from worker.state import AHEAD_OFFSETS
 from worker.state_text import unpack
 from worker.tally import Ages, Tally
 from worker.telemetry import Metrics, Probes
+from worker.traces import FrameTrace, NoTraces, Step, Traces, alert_parent
 from worker.transactions import AbortedError, Transactions, Watch, is_member
 
 _IDLE_POLL_MS: Final = 500
@@ -150,6 +151,8 @@ class _Batch:
         listened: Partitions whose cameras are to be looked at for silence.
         origin: Record of each frame, by the frame's identity.
         work: What the engine makes of them.
+        began_ns: When it was made, ns since 1970.
+        steps: Done so far.
     """
 
     records: Sequence[Any]
@@ -165,6 +168,8 @@ class _Batch:
     late: list[IncomingFrame] = field(default_factory=list)
     origin: dict[int, Any] = field(default_factory=dict)
     work: Work = field(default_factory=lambda: Work(0, 0, (), ()))
+    began_ns: int = field(default_factory=time.time_ns)
+    steps: list[Step] = field(default_factory=list)
 
     def counts(self, record: Any, tenures: dict[TopicPartition, int]) -> bool:  # noqa: ANN401
         """Whether a record's partition has been this worker's since the batch was made."""
@@ -194,6 +199,7 @@ class WorkerLoop:
         watch: Ends the process where a step of a batch, or a turn of the loop, never ends.
         clock: Monotonic seconds.
         replay: What is told of where frames of the past are done again; None live.
+        traces: Told of each frame.
     """
 
     def __init__(
@@ -211,6 +217,7 @@ class WorkerLoop:
         watch: Watch,
         clock: Callable[[], float] = time.monotonic,
         replay: Replay | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._consumer = consumer
         self._outlet = outlet
@@ -225,6 +232,7 @@ class WorkerLoop:
         self._read_back = read_back
         self._watch = watch
         self._replay = replay
+        self._traces = traces or NoTraces()
         self._clock = clock
         self._stopping = threading.Event()
         metrics.queue_limit_bytes.set(settings.batch.max_bytes_waiting)
@@ -283,8 +291,11 @@ class WorkerLoop:
 
     def _watched(self, name: str, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def watched(batch: Any) -> Any:  # noqa: ANN401
+            began_ns = time.time_ns()
             with self._watch(f"step {name} of a batch", self._settings.stuck_seconds):
-                return step(batch)
+                done = step(batch)
+            batch.steps.append(Step(name, began_ns, time.time_ns()))
+            return done
 
         return watched
 
@@ -574,9 +585,15 @@ class WorkerLoop:
         self._tally.strangers(len(letters))
         letters += [(batch.origin[id(outcome.frame)], outcome.error) for outcome in outcomes if outcome.error]
         silent = self._find_silent(batch, current)
-        outgoing = [*self._outgoing(outcomes, letters), *(alert_record(one, self._settings.kafka) for one in silent)]
+        begun = ((id(outcome), self._traces.begin(outcome, batch.began_ns)) for outcome in outcomes)
+        traces = {place: trace for place, trace in begun if trace is not None}
+        outgoing = self._outgoing(outcomes, letters, traces)
+        outgoing += [alert_record(one, self._settings.kafka) for one in silent]
+        began_ns = time.time_ns()
         with self._metrics.time_stage("publish"):
             self._hand_over(outgoing, batch, current)
+        for trace in traces.values():
+            trace.end([*batch.steps, Step("publish", began_ns, time.time_ns())])
         for alert in silent:
             self._tally.alert(alert, alert.data.frames.partition, alert.data.frames.last_offset)
         self._count_batch(batch, outcomes, letters, current)
@@ -641,9 +658,15 @@ class WorkerLoop:
         self._metrics.state_left_out.labels(str(partition.partition)).set(left_out)
         return text
 
-    def _outgoing(self, outcomes: Sequence[Outcome], letters: list[tuple[Any, FrameError]]) -> list[OutgoingRecord]:
+    def _outgoing(
+        self, outcomes: Sequence[Outcome], letters: list[tuple[Any, FrameError]], traces: Mapping[int, FrameTrace]
+    ) -> list[OutgoingRecord]:
         kafka = self._settings.kafka
-        records = [alert_record(alert, kafka) for outcome in outcomes for alert in outcome.alerts]
+        records = [
+            alert_record(alert, kafka, alert_parent(outcome.frame, traces.get(id(outcome))))
+            for outcome in outcomes
+            for alert in outcome.alerts
+        ]
         if self._replay is None:
             records += [dead_letter_record(record, error, kafka.dead_letter_topic) for record, error in letters]
         if kafka.scores_topic is not None:

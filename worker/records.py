@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from contract.alert import CONTENT_TYPE, AnyAlert, read_alert
@@ -11,6 +13,8 @@ from contract.kafka_source import CAMERA_ID, CAPTURED_AT_HEADER, MAX_TIME_DIGITS
 from worker.frames import IncomingFrame, Outcome
 from worker.settings import KafkaSettings
 
+TRACEPARENT_HEADER: Final = "traceparent"
+_TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 REASON_HEADER: Final = "framewatch-reason"
 _LEFT_OUT_HEADER: Final = "framewatch-value-left-out"
 _MAX_HEADERS: Final = 100
@@ -80,7 +84,22 @@ def read_frame(record: Any) -> IncomingFrame:  # noqa: ANN401 - the client's rec
         raise FrameError("bad_camera_id", f"the key {camera_id[:140]!r} is not 1 to 128 of A-Z a-z 0-9 . _ -")
     if len(record.headers) > _MAX_HEADERS:
         raise FrameError("too_many_headers", f"{len(record.headers)} headers, at most {_MAX_HEADERS} are taken")
-    return IncomingFrame(camera_id, record.topic, record.partition, record.offset, captured_at_ms(record), record.value)
+    return IncomingFrame(
+        camera_id,
+        record.topic,
+        record.partition,
+        record.offset,
+        captured_at_ms(record),
+        record.value,
+        _traceparent(record.headers),
+    )
+
+
+def _traceparent(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
+    for name, value in headers:
+        if name == TRACEPARENT_HEADER and value is not None and _TRACEPARENT.fullmatch(value):
+            return value.decode()
+    return None
 
 
 def camera_of(record: Any) -> str | None:  # noqa: ANN401
@@ -139,9 +158,18 @@ def feedback_record(feedback: Feedback, topic: str) -> OutgoingRecord:
     return OutgoingRecord(topic, feedback.camera_id.encode(), feedback.model_dump_json().encode(), [])
 
 
-def alert_record(alert: AnyAlert, kafka: KafkaSettings) -> OutgoingRecord:
-    """The record of an alert, keyed by camera."""
-    return OutgoingRecord(kafka.alerts_topic, alert.subject.encode(), alert.to_json(), [_CONTENT_TYPE_HEADER])
+def alert_record(alert: AnyAlert, kafka: KafkaSettings, traceparent: str | None = None) -> OutgoingRecord:
+    """The record of an alert, keyed by camera.
+
+    Args:
+        alert: The alert.
+        kafka: Names its topic.
+        traceparent: Trace to which it belongs.
+    """
+    headers = [_CONTENT_TYPE_HEADER]
+    if traceparent is not None:
+        headers.append((TRACEPARENT_HEADER, traceparent.encode()))
+    return OutgoingRecord(kafka.alerts_topic, alert.subject.encode(), alert.to_json(), headers)
 
 
 def score_record(outcome: Outcome, topic: str) -> OutgoingRecord:

@@ -23,6 +23,7 @@ from worker.replay_range import ReplayRange
 from worker.settings import WorkerSettings
 from worker.stopping import StopSignals
 from worker.telemetry import Metrics, Probes, SilenceWatch, TelemetryServer
+from worker.traces import Traces, open_traces
 from worker.transactions import Transactions
 from worker.watchdog import Watchdog
 
@@ -76,6 +77,7 @@ def run_worker(
         DeliveryError: A record was not confirmed.
     """
     # One thread a call and as many calls as there are cores: threads within a call wait for each other.
+    traces = open_traces(settings.tracing, settings.kafka)
     models = open_models(settings)
     resolver = Resolver(lambda bundle: Detector(bundle, settings.provider, 1), models)
     cameras = resolver.resolve(settings)
@@ -116,11 +118,12 @@ def run_worker(
                 _say_untold(taken, settings.drift)
 
         with ExitStack() as stack:
+            stack.callback(traces.close)
             watchdog = stack.enter_context(Watchdog())
             reloader = None
             if load is not None:
                 reloader = stack.enter_context(Reloader(settings, cameras, load, resolve, file, tell, models))
-            _run_loop(engine, settings, cameras, reloader, metrics, probes, watchdog, server.port, replay)
+            _run_loop(engine, settings, cameras, reloader, metrics, probes, watchdog, server.port, replay, traces)
 
 
 def _never() -> None:
@@ -163,6 +166,7 @@ def _run_loop(
     watchdog: Watchdog,
     http_port: int | None,
     replay: Replay | None,
+    traces: Traces,
 ) -> None:
     kafka = settings.kafka
     closing_seconds = _CLOSE_SECONDS
@@ -182,7 +186,7 @@ def _run_loop(
                 consumer.subscribe([kafka.frames_topic], listener=losses)
             loop = WorkerLoop(
                 consumer, outlet, engine, settings, cameras, reloaded, metrics, probes, losses, ReadBack(kafka),
-                watchdog.limit, replay=replay,
+                watchdog.limit, replay=replay, traces=traces,
             )  # fmt: skip
             probes.answered()
             # Once the rest is known to be well: what a start ends with is one line.

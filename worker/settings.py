@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -155,6 +156,40 @@ class HttpSettings(FrozenModel):
         return self
 
 
+class TracingSettings(FrozenModel):
+    """Where traces of frames go, by OpenTelemetry; needs the extra ``tracing``."""
+
+    endpoint: str | None = None
+    """Address of a collector's OTLP over HTTP, such as ``http://127.0.0.1:4318/v1/traces``; no traces where not set.
+    Headers with secrets come from OpenTelemetry's own ``OTEL_EXPORTER_OTLP_HEADERS``."""
+
+    sample_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Share of the frames without a ``traceparent`` of which a trace begins here; those with one follow its flag."""
+
+    allow_plaintext: bool = False
+    """Whether a connection to the collector without TLS may leave this machine."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_address(cls, endpoint: str | None) -> str | None:
+        if endpoint is None:
+            return None
+        url = urlsplit(endpoint)
+        if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc:
+            raise ValueError("must be http://HOST:PORT/v1/traces or https://…, without a password in it")
+        return endpoint
+
+    @model_validator(mode="after")
+    def _is_private(self) -> Self:
+        url = urlsplit(self.endpoint or "")
+        if url.scheme == "http" and not is_loopback(url.hostname or "") and not self.allow_plaintext:
+            raise ValueError(
+                f"a connection to {url.hostname} without TLS shows others what cameras there are; name an https "
+                "endpoint, or set allow_plaintext to true"
+            )
+        return self
+
+
 class WorkerSettings(Settings):
     """What ``worker run`` does."""
 
@@ -257,6 +292,9 @@ class WorkerSettings(Settings):
 
     http: HttpSettings = HttpSettings()
     """Metrics and probes."""
+
+    tracing: TracingSettings = TracingSettings()
+    """Traces."""
 
     limits: FrameLimits = FrameLimits()
     """What a frame may declare."""
