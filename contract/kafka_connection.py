@@ -1,5 +1,6 @@
 """How a broker is spoken to: protection and login, the same for whoever reads or writes topics."""
 
+import os
 import stat
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -105,6 +106,9 @@ class KafkaConnection(FrozenModel):
 def read_secret(name: str, file: Path) -> str:
     """Read a file that its owner alone may read.
 
+    A group may read what is root's and not this process's own, as PostgreSQL has it for keys: so Kubernetes gives a
+    Secret to a process that is not root, and so may a system's administrator.
+
     Args:
         name: The setting that names it, for the message.
         file: The file.
@@ -113,7 +117,9 @@ def read_secret(name: str, file: Path) -> str:
         ValueError: It cannot be read, or others than its owner may read it.
     """
     try:
-        if file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        status = file.stat()
+        is_given = status.st_uid == 0 != os.geteuid()
+        if status.st_mode & (stat.S_IROTH if is_given else stat.S_IRGRP | stat.S_IROTH):
             raise ValueError(f"{name} {file} is readable by others; chmod 600 it")
         return file.read_text(encoding="utf-8").strip()
     except OSError as error:

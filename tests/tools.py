@@ -14,9 +14,7 @@ def tool(name):
     found = shutil.which(name, path=os.pathsep.join(_PLACES))
     if found:
         return found
-    reason = (
-        f"{name} is not here: `make tools` installs helm, kubeconform, compose-spec and actionlint, Debian has the rest"
-    )
+    reason = f"{name} is not here: `make tools` installs helm, compose-spec and actionlint, Debian has the rest"
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
