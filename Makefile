@@ -92,6 +92,15 @@ unit: $(STAMP)
 lock: $(STAMP)  ## resolve pyproject.toml into requirements.lock again
 	$(BIN)/uv pip compile --quiet --universal --all-extras --generate-hashes --no-annotate --no-header \
 	    pyproject.toml --output-file requirements.lock
+	@# An image holds what the project's lock says, for its own extras; `build` is what builds them.
+	while read -r image extras; do \
+	    $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+	        --no-annotate --no-header --constraints requirements.lock $$extras pyproject.toml \
+	        --output-file deploy/images/$$image.lock || exit 1; \
+	done < deploy/images/images.txt
+	printf '%s\n' cyclonedx-bom hatchling uv | $(BIN)/uv pip compile --quiet --python-version 3.11 \
+	    --python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate --no-header \
+	    --constraints requirements.lock - --output-file deploy/images/build.lock
 
 clean:  ## remove what the targets made
 	rm -rf .venv .cache demo-out quality-out recall-out ablation-out bench-out faults-out dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -395,6 +395,7 @@ class LocalBroker:
         properties: Mapping[str, str | int | float | bool] | None = None,
         proxy_port: int | None = None,
         secured: Secured | None = None,
+        outside: tuple[str, str] | None = None,
         heap_mebibytes: int = 512,
         start_timeout_seconds: float = 60.0,
         progress: Progress | None = None,
@@ -409,6 +410,8 @@ class LocalBroker:
             proxy_port: Port of a proxy of the caller's. It forwards to `proxied_servers`, and clients that come
                 through it stay behind it, because they are told no other address.
             secured: A further listener, at `secured_servers`.
+            outside: Address of a further listener, which other machines may reach, and the name that its clients are
+                told, at `outside_servers`.
             heap_mebibytes: Memory that the server's Java may take for its objects.
             start_timeout_seconds: Time a start may take before it is given up, without the fetching of Kafka.
             progress: Receives lines for a person to read; the module's logger where None.
@@ -427,6 +430,7 @@ class LocalBroker:
         self._wanted_port = port
         self._proxy_port = proxy_port
         self._secured = secured
+        self._outside = outside
         self._heap_mebibytes = heap_mebibytes
         self._start_timeout_seconds = start_timeout_seconds
         self._say = progress or _log.info
@@ -475,6 +479,17 @@ class LocalBroker:
         if self._secured is None:
             raise BrokerError("this broker was made without secured, so it has no listener for users")
         return f"localhost:{self._known_ports()[-1]}"
+
+    @property
+    def outside_servers(self) -> str:
+        """Address of the listener that other machines may reach, ``NAME:PORT``.
+
+        Raises:
+            BrokerError: It was made without `outside`, was not started, or was stopped.
+        """
+        if self._outside is None:
+            raise BrokerError("this broker was made without outside, so it listens on loopback alone")
+        return f"{self._outside[1]}:{self._known_ports()[2 + (self._proxy_port is not None)]}"
 
     @property
     def pid(self) -> int:
@@ -628,7 +643,7 @@ class LocalBroker:
                 time.sleep(0.1)
 
     def _choose_ports(self) -> None:
-        count = 2 + (self._proxy_port is not None) + (self._secured is not None)
+        count = 2 + sum(further is not None for further in (self._proxy_port, self._outside, self._secured))
         self._ports = free_ports(count)
         if self._wanted_port is None:
             return
@@ -666,13 +681,15 @@ class LocalBroker:
 
     def _properties(self) -> dict[str, str]:
         port, controller_port, *rest = self._known_ports()
-        listeners = {"CLIENTS": (port, port)}
+        listeners = {"CLIENTS": (_HOST, port, f"{_HOST}:{port}")}
         secured: dict[str, str] = {}
         protocols = {}
         if self._proxy_port is not None:
-            listeners["PROXIED"] = (rest[0], self._proxy_port)
+            listeners["PROXIED"] = (_HOST, rest[0], f"{_HOST}:{self._proxy_port}")
+        if self._outside is not None:
+            listeners["OUTSIDE"] = (self._outside[0], rest[-1 - (self._secured is not None)], self.outside_servers)
         if self._secured is not None:
-            listeners["SECURED"] = (rest[-1], rest[-1])
+            listeners["SECURED"] = (_HOST, rest[-1], self.secured_servers)
             secured, protocols = self._secured.properties("SECURED"), {"SECURED": "SASL_SSL"}
         properties: dict[str, str | int | float | bool] = {
             "process.roles": "broker,controller",
@@ -683,12 +700,9 @@ class LocalBroker:
             "inter.broker.listener.name": "CLIENTS",
             "listeners": ",".join(
                 [f"CONTROLLER://{_HOST}:{controller_port}"]
-                + [f"{name}://{_HOST}:{bound}" for name, (bound, _) in listeners.items()]
+                + [f"{name}://{host}:{bound}" for name, (host, bound, _) in listeners.items()]
             ),
-            "advertised.listeners": ",".join(
-                f"{name}://{'localhost' if name == 'SECURED' else _HOST}:{told}"
-                for name, (_, told) in listeners.items()
-            ),
+            "advertised.listeners": ",".join(f"{name}://{told}" for name, (_, _, told) in listeners.items()),
             "listener.security.protocol.map": ",".join(
                 f"{name}:{protocols.get(name, 'PLAINTEXT')}" for name in ("CONTROLLER", *listeners)
             ),
