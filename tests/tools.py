@@ -2,11 +2,18 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
-_PLACES = (str(Path(__file__).parents[1] / ".cache" / "tools"), os.environ.get("PATH", ""), "/usr/sbin", "/sbin")
+_PLACES = (
+    str(Path(__file__).parents[1] / ".cache" / "tools"),
+    str(Path(sys.executable).parent),
+    os.environ.get("PATH", ""),
+    "/usr/sbin",
+    "/sbin",
+)
 
 
 def tool(name):

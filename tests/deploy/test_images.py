@@ -10,6 +10,7 @@ import yaml
 
 from contract.settings import load_settings
 from tests.tools import tool
+from worker.console.settings import ConsoleSettings
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,13 +120,23 @@ def test_no_service_may_more_than_it_needs():
     assert {name for name, service in services.items() if not service.get("read_only")} == {"kafka", "topics"}
 
 
-def test_the_workers_environment_in_the_compose_file_is_one_of_settings(monkeypatch):
+def test_the_workers_environment_in_the_compose_file_is_one_of_settings(monkeypatch, tmp_path):
     worker = yaml.safe_load(COMPOSE.read_text())["services"]["worker"]
     for name, value in worker["environment"].items():
         monkeypatch.setenv(name, value)
     settings = load_settings(WorkerSettings, environment=True)
     assert settings.kafka.bootstrap_servers == "kafka:19092"
     assert int(worker["stop_grace_period"].removesuffix("s")) >= settings.stop_seconds + 5
+    for name in worker["environment"]:
+        monkeypatch.delenv(name)
+    token = tmp_path / "token"
+    token.write_text("a" * 32)
+    token.chmod(0o400)
+    console = yaml.safe_load(COMPOSE.read_text())["services"]["console"]
+    assert console["secrets"][0] == {"source": "console-token", "uid": "10001", "gid": "10001", "mode": 0o400}
+    for name, value in {**console["environment"], "FRAMEWATCH_AUTH__TOKEN_FILE": str(token)}.items():
+        monkeypatch.setenv(name, value)
+    assert len(load_settings(ConsoleSettings, environment=True).worker_metrics) == 2
     targets = {
         service["build"]["target"]
         for service in yaml.safe_load(COMPOSE.read_text())["services"].values()
