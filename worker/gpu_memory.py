@@ -1,4 +1,6 @@
-"""Memory of the GPUs that a worker sees, by NVIDIA's management library, from the extra ``cuda``.
+"""Memory of the GPUs that NVIDIA's management library shows a worker, from the extra ``cuda``.
+
+In a container those are the ones it is given, on a bare machine all there are, whatever ``CUDA_VISIBLE_DEVICES`` says.
 
 Where there is no such device, driver or library, nothing is reported, and no scrape fails.
 """
@@ -44,10 +46,10 @@ class GpuMemory(Collector):
         with self._lock:
             try:
                 library = self._opened()
-                handles = [library.nvmlDeviceGetHandleByIndex(at) for at in range(library.nvmlDeviceGetCount())]
-                return {library.nvmlDeviceGetUUID(one): library.nvmlDeviceGetMemoryInfo(one) for one in handles}
+                count = library.nvmlDeviceGetCount()
             except Exception:  # noqa: BLE001 - what it cannot say must not keep all else from being scraped
                 return {}
+            return {name: memory for at in range(count) for name, memory in _memory_of(library, at)}
 
     def _opened(self) -> Any:  # noqa: ANN401 - a library without types
         if self._library is None:
@@ -55,3 +57,12 @@ class GpuMemory(Collector):
             library.nvmlInit()
             self._library = library
         return self._library
+
+
+def _memory_of(library: Any, index: int) -> list[tuple[str, Any]]:  # noqa: ANN401
+    """Name and memory of one device; nothing where it does not say, as one that is divided may not."""
+    try:
+        device = library.nvmlDeviceGetHandleByIndex(index)
+        return [(library.nvmlDeviceGetUUID(device), library.nvmlDeviceGetMemoryInfo(device))]
+    except Exception:  # noqa: BLE001 - the other devices' are worth having
+        return []

@@ -52,7 +52,7 @@ from worker.state import AHEAD_OFFSETS
 from worker.state_text import unpack
 from worker.tally import Ages, Tally
 from worker.telemetry import Metrics, Probes
-from worker.traces import FrameTrace, NoTraces, Step, Traces, alert_parent
+from worker.traces import FrameTrace, NoTraces, Step, Traces, alert_parents
 from worker.transactions import AbortedError, Transactions, Watch, is_member
 
 _IDLE_POLL_MS: Final = 500
@@ -663,9 +663,9 @@ class WorkerLoop:
     ) -> list[OutgoingRecord]:
         kafka = self._settings.kafka
         records = [
-            alert_record(alert, kafka, alert_parent(outcome.frame, traces.get(id(outcome))))
+            alert_record(alert, kafka, traceparent)
             for outcome in outcomes
-            for alert in outcome.alerts
+            for alert, traceparent in zip(outcome.alerts, alert_parents(outcome, traces.get(id(outcome))), strict=True)
         ]
         if self._replay is None:
             records += [dead_letter_record(record, error, kafka.dead_letter_topic) for record, error in letters]

@@ -94,9 +94,7 @@ class _OtelTrace:
                 span.set_attribute(f"framewatch.{name}", value)
         if outcome.error is not None:
             span.set_status(Status(StatusCode.ERROR, outcome.error.reason))
-        carrier: dict[str, str] = {}
-        _PROPAGATOR.inject(carrier, trace.set_span_in_context(self._sent[0] if self._sent else span))
-        self.traceparent = carrier["traceparent"]
+        self.traceparents: Sequence[str] = [_traceparent(sent) for sent in self._sent]
 
     def _begin_alert(self, alert_id: str, alert_type: str) -> Span:
         attributes = {
@@ -112,6 +110,12 @@ class _OtelTrace:
         for sent in self._sent:
             sent.end()
         self._span.end()
+
+
+def _traceparent(span: Span) -> str:
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier, trace.set_span_in_context(span))
+    return carrier["traceparent"]
 
 
 class _ToldExporter(SpanExporter):

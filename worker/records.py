@@ -91,11 +91,12 @@ def read_frame(record: Any) -> IncomingFrame:  # noqa: ANN401 - the client's rec
         record.offset,
         captured_at_ms(record),
         record.value,
-        _traceparent(record.headers),
+        traceparent_of(record.headers),
     )
 
 
-def _traceparent(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
+def traceparent_of(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
+    """Trace that a record's headers name, as W3C's Trace Context writes it; None where they name none."""
     for name, value in headers:
         if name == TRACEPARENT_HEADER and value is not None and _TRACEPARENT.fullmatch(value):
             return value.decode()

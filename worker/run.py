@@ -23,7 +23,7 @@ from worker.replay_range import ReplayRange
 from worker.settings import WorkerSettings
 from worker.stopping import StopSignals
 from worker.telemetry import Metrics, Probes, SilenceWatch, TelemetryServer
-from worker.traces import Traces, open_traces
+from worker.traces import NoTraces, Traces, open_traces
 from worker.transactions import Transactions
 from worker.watchdog import Watchdog
 
@@ -77,7 +77,8 @@ def run_worker(
         DeliveryError: A record was not confirmed.
     """
     # One thread a call and as many calls as there are cores: threads within a call wait for each other.
-    traces = open_traces(settings.tracing, settings.kafka)
+    # A replay would add to traces that ended long ago.
+    traces = open_traces(settings.tracing, settings.kafka) if replay is None else NoTraces()
     models = open_models(settings)
     resolver = Resolver(lambda bundle: Detector(bundle, settings.provider, 1), models)
     cameras = resolver.resolve(settings)

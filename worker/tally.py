@@ -10,7 +10,7 @@ from contract.alert import Alert, AnyAlert
 from contract.errors import FrameError
 from worker.challenger import agreement
 from worker.frames import IncomingFrame, Outcome
-from worker.records import UNKNOWN_CAMERA, camera_of, capture_delay_seconds, capture_time_oddity
+from worker.records import UNKNOWN_CAMERA, camera_of, capture_delay_seconds, capture_time_oddity, traceparent_of
 from worker.telemetry import Metrics
 
 _STARTED: Final = "framewatch.anomaly.started.v1"
@@ -56,17 +56,18 @@ class Tally:
         if agreed is not None:
             metrics.challenger_frames.labels(camera, agreed).inc()
         for alert in outcome.alerts:
-            self.alert(alert, frame.partition, frame.offset)
+            self.alert(alert, frame.partition, frame.offset, frame.traceparent)
             if delay is not None and alert.type == _STARTED:
                 metrics.alert_delay_seconds.observe(delay)
 
-    def alert(self, alert: AnyAlert, partition: int, offset: int) -> None:
+    def alert(self, alert: AnyAlert, partition: int, offset: int, traceparent: str | None = None) -> None:
         """Count and log an alert that the broker has.
 
         Args:
             alert: The alert.
             partition: Of the frame with which it was told.
             offset: Of that.
+            traceparent: Its trace, if it belongs to one.
         """
         self._metrics.alerts.labels(alert.type).inc()
         said: dict[str, object] = {
@@ -74,7 +75,7 @@ class Tally:
         }  # fmt: skip
         if isinstance(alert, Alert):
             said |= {"score": round(alert.data.peak_score, 3), "severity": alert.data.severity}
-        _log.info("alert", extra=said)
+        _log.info("alert", extra={**said, **_trace(traceparent)})
 
     def letters(self, letters: Iterable[tuple[Any, FrameError]]) -> None:
         """Count and log records that became dead letters, each with its reason."""
@@ -82,9 +83,9 @@ class Tally:
             self._metrics.dead_letters.labels(error.reason).inc()
             where = {"partition": record.partition, "offset": record.offset, "reason": error.reason}
             camera = camera_of(record)
-            _log.warning(
-                "dead letter: %s", error, extra={**({"camera": camera} if camera is not None else {}), **where}
-            )
+            whose = {"camera": camera} if camera is not None else {}
+            trace = _trace(traceparent_of(record.headers))
+            _log.warning("dead letter: %s", error, extra={**whose, **where, **trace})
 
     def strangers(self, count: int) -> None:
         """Count frames of no camera that is known or allowed."""
@@ -93,6 +94,10 @@ class Tally:
     def skipped(self, frame: IncomingFrame) -> None:
         """Count a frame that was passed over for its age."""
         self._metrics.skipped.labels(self._metrics.camera_label(frame.camera_id), "late").inc()
+
+
+def _trace(traceparent: str | None) -> dict[str, str]:
+    return {"trace_id": traceparent.split("-")[1]} if traceparent is not None else {}
 
 
 class Ages:
@@ -121,7 +126,7 @@ class Ages:
         self._fetched.pop(partition, None)
 
     def oldest_seconds(self, partition: int, next_offset: int) -> float:
-        """Age of the oldest frame by its record's timestamp; 0 where none waits, or its timestamp cannot be true.
+        """Age of the oldest frame whose record has a timestamp that can be true; 0 where there is none.
 
         Args:
             partition: Whose.
@@ -130,6 +135,6 @@ class Ages:
         fetched = self._fetched.get(partition, deque())
         while fetched and fetched[0][0] < next_offset:
             fetched.popleft()
-        if not fetched:
-            return 0.0
-        return capture_delay_seconds(fetched[0][1], self._clock() * 1000) or 0.0
+        now_ms = self._clock() * 1000
+        ages = (capture_delay_seconds(at_ms, now_ms) for _, at_ms in fetched)
+        return next((age for age in ages if age is not None), 0.0)

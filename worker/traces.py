@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from contract.errors import ConfigError
-from worker.frames import IncomingFrame, Outcome
+from worker.frames import Outcome
 from worker.settings import KafkaSettings, TracingSettings
 
 
@@ -31,10 +31,10 @@ class FrameTrace(Protocol):
     """What is told of one frame.
 
     Attributes:
-        traceparent: Of the alerts that it raises.
+        traceparents: Of the alerts that it raises, in their order.
     """
 
-    traceparent: str
+    traceparents: Sequence[str]
 
     def end(self, steps: Sequence[Step]) -> None:
         """Tell of the frame, once it is finished, with the steps of its batch."""
@@ -83,6 +83,6 @@ def open_traces(settings: TracingSettings, kafka: KafkaSettings) -> Traces:
     return OtelTraces.to_collector(settings, kafka)
 
 
-def alert_parent(frame: IncomingFrame, trace: FrameTrace | None) -> str | None:
-    """The ``traceparent`` of alerts that a frame raises; None where it belongs to no trace."""
-    return trace.traceparent if trace is not None else frame.traceparent
+def alert_parents(outcome: Outcome, trace: FrameTrace | None) -> Sequence[str | None]:
+    """The ``traceparent`` of each alert that a frame raises; None where it belongs to no trace."""
+    return trace.traceparents if trace is not None else [outcome.frame.traceparent] * len(outcome.alerts)

@@ -14,6 +14,7 @@ class Nvml:
 
     def __init__(self):
         self.fails = False
+        self.silent = set()
         self.begun = 0
 
     def nvmlInit(self):  # noqa: N802
@@ -28,6 +29,8 @@ class Nvml:
         return index
 
     def nvmlDeviceGetUUID(self, handle):  # noqa: N802
+        if handle in self.silent:
+            raise RuntimeError("Not Supported")
         return f"GPU-{handle}"
 
     def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802
@@ -63,6 +66,15 @@ def test_a_driver_that_goes_takes_its_figures_along_and_no_others(nvml):
     text = scraped(metrics)
     assert "framewatch_gpu_memory_used_bytes{" not in text
     assert "framewatch_build_info{" in text
+
+
+def test_a_gpu_that_does_not_say_keeps_no_other_from_being_shown(nvml):
+    metrics = Metrics()
+    metrics.gpu_memory.wanted = True
+    nvml.silent = {0}
+    text = scraped(metrics)
+    assert 'used_bytes{gpu="GPU-0"}' not in text
+    assert 'used_bytes{gpu="GPU-1"}' in text
 
 
 def test_a_worker_on_the_cpu_asks_nobody(nvml):

@@ -173,7 +173,7 @@ def no_watch(_name, _seconds):
 
 def make(
     records, *, batch=4, max_bytes_waiting=2**20, deliver=None, scores="scores", commit_interval_ms=10, probes=None,
-    fails=(), scorer=None, reloaded=lambda: None, **more,
+    fails=(), scorer=None, reloaded=lambda: None, replay=None, **more,
 ):  # fmt: skip
     journal, values = [], defaultdict(list)
     source = Source(records, journal)
@@ -207,7 +207,19 @@ def make(
     allowed = frozenset(settings.allowed_cameras) if settings.allowed_cameras is not None else None
     cameras = Cameras(profile, settings.late, allowed, {}, {Path("unused"): profile.detector})
     loop = WorkerLoop(
-        source, sink, engine, settings, cameras, reloaded, metrics, probes, losses, source.read_back, no_watch, clock
+        source,
+        sink,
+        engine,
+        settings,
+        cameras,
+        reloaded,
+        metrics,
+        probes,
+        losses,
+        source.read_back,
+        no_watch,
+        clock,
+        replay,
     )
     source.on_empty = lambda: None if loop._queue else loop.stop()
     return SimpleNamespace(

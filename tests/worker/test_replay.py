@@ -378,8 +378,7 @@ def test_frames_before_a_range_are_followed_and_not_told_of():
 def test_the_delay_of_frames_of_the_past_is_not_observed():
     now_ms = str(round(time.time() * 1000)).encode()
     records = [record(i, headers=[("captured-at-ms", now_ms)]) for i in range(5)]
-    live, past = make(records), make(records)
-    past.loop._replay = Replay({TopicPartition("frames", 0): Stretch(0, 0, 5)})
+    live, past = make(records), make(records, replay=Replay({TopicPartition("frames", 0): Stretch(0, 0, 5)}))
     for made, count in ((live, 5), (past, 0)):
         made.loop.run()
         value = made.metrics.registry.get_sample_value("framewatch_capture_to_score_seconds_count")

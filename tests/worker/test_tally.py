@@ -61,6 +61,8 @@ def test_a_partition_that_is_read_again_is_as_old_as_what_is_read(ages):
 def test_a_time_that_cannot_be_true_is_no_age(ages, timestamp):
     ages.note([record(5, timestamp)])
     assert ages.oldest_seconds(0, 0) == 0.0
+    ages.note([record(6, NOW_MS - 3000)])
+    assert ages.oldest_seconds(0, 0) == 3.0
 
 
 def test_a_record_that_cannot_be_read_has_no_age(ages):

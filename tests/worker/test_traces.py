@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -17,8 +18,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from contract.errors import ConfigError
 from contract.settings import load_settings
 from tests.worker.deployment import frames_of, terminate, wait_until
-from tests.worker.test_engine import VISIT, detector
+from tests.worker.test_engine import VISIT, detector, frame
 from tests.worker.test_loop import make, record
+from worker.engine import Engine
+from worker.frames import Outcome
 from worker.otel_traces import OtelTraces
 from worker.records import read_frame
 from worker.settings import KafkaSettings, TracingSettings, WorkerSettings
@@ -67,14 +70,32 @@ def test_the_alert_goes_on_with_the_trace_of_the_frame_that_raised_it():
     assert len(alerts) == 3
     assert {span.parent.span_id for span in sends} <= {span.context.span_id for span in frames}
     started = next(span for span in sends if span.attributes["cloudevents.event_type"].endswith("started.v1"))
-    frame = next(span for span in frames if span.context.span_id == started.parent.span_id)
-    assert frame.attributes["messaging.kafka.offset"] == 2
-    assert frame.attributes["messaging.consumer.group.name"] == "watch"
-    assert frame.attributes["framewatch.camera_id"] == "door"
-    steps = {span.name: span for span in spans if span.parent.span_id == frame.context.span_id and span not in sends}
+    one = next(span for span in frames if span.context.span_id == started.parent.span_id)
+    assert one.attributes["messaging.kafka.offset"] == 2
+    assert one.attributes["messaging.consumer.group.name"] == "watch"
+    assert one.attributes["framewatch.camera_id"] == "door"
+    steps = {span.name: span for span in spans if span.parent.span_id == one.context.span_id and span not in sends}
     assert set(steps) == {"prepare", "score", "publish"}
-    assert frame.start_time <= steps["prepare"].start_time <= steps["score"].start_time <= steps["publish"].start_time
-    assert steps["publish"].end_time <= frame.end_time
+    assert one.start_time <= steps["prepare"].start_time <= steps["score"].start_time <= steps["publish"].start_time
+    assert steps["publish"].end_time <= one.end_time
+
+
+def test_each_alert_of_a_frame_goes_on_with_its_own_sending():
+    exporter = InMemorySpanExporter()
+    traces = OtelTraces(SimpleSpanProcessor(exporter), TracingSettings(), KAFKA)
+    frames = [replace(frame(offset, level), traceparent=SAMPLED) for offset, level in enumerate(VISIT)]
+    alerts = [alert for outcome in Engine(detector()).process(frames) for alert in outcome.alerts]
+    one = traces.begin(Outcome(frames[0], 1.0, 1.0, alerts=tuple(alerts[:2])), 0)
+    one.end([])
+    sends = {
+        span.attributes["cloudevents.event_id"]: span
+        for span in exporter.get_finished_spans()
+        if span.name == "send alerts"
+    }
+    assert [sends[alert.id].context.span_id for alert in alerts[:2]] == [
+        int(parent.split("-")[2], 16) for parent in one.traceparents
+    ]
+    assert len(set(one.traceparents)) == 2
 
 
 def test_a_trace_that_is_not_sampled_passes_through_and_nothing_is_told():
@@ -109,9 +130,9 @@ def test_a_frame_that_cannot_be_scored_says_so_in_its_span():
     made.loop._traces = traces
     made.source.on_empty = made.loop.stop
     made.loop.run()
-    (frame,) = [span for span in exporter.get_finished_spans() if span.name == "process frames"]
-    assert frame.status.description == "not_jpeg_or_png"
-    assert "html" not in frame.to_json()
+    (one,) = [span for span in exporter.get_finished_spans() if span.name == "process frames"]
+    assert one.status.description == "not_jpeg_or_png"
+    assert "html" not in one.to_json()
 
 
 @pytest.mark.parametrize(
@@ -211,5 +232,8 @@ def test_a_collector_that_is_away_costs_no_frame_and_is_said_once(deployment, ti
     _, alerts = visit(deployment, tiny_bundle)
     assert all(one.startswith(f"00-{TRACE}-") for one in alerts)
     log = deployment.log.read_text()
+    told = [json.loads(line) for line in log.splitlines() if '"message": "alert"' in line]
+    assert {line["trace_id"] for line in told} == {TRACE}
+    assert {"camera", "partition", "offset", "alert", "type"} <= told[0].keys()
     assert log.count("traces cannot be sent") <= 1
     assert "Traceback" not in log
