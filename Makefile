@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TOOLS := .cache/tools
 
-.PHONY: help install tools demo quality recall ablation bench bench-live bench-train profile faults soak fuzz gpu-check docs reference test lint types imports unit lock clean
+.PHONY: help install tools demo quality recall ablation bench bench-live bench-train profile faults soak fuzz gpu-check docs reference dist last-release test lint types imports unit lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -73,6 +73,15 @@ docs: $(STAMP)  ## build the documentation's site in site/, links that lead nowh
 
 reference: $(STAMP)  ## write docs/reference from the code
 	@$(BIN)/python -m deploy.reference
+
+dist: $(STAMP)  ## build wheel and sdist into dist/, the same bytes for the same commit
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m hatchling build --directory dist
+
+last-release: dist  ## keep this version's wheel as the one that the tests of an upgrade start from
+	rm -f tests/deploy/releases/*.whl
+	cp dist/*.whl tests/deploy/releases/
+	cd tests/deploy/releases && sha256sum *.whl > SHA256SUMS
 
 test: lint types imports unit  ## linters, types, import contracts, unit and integration tests
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from contract import __version__
 from contract.errors import FramewatchError
 
 # What a path that was given brings about, and what the machine does.
@@ -31,6 +32,17 @@ AllowPlaintext = Annotated[
         help="Let a connection to the registry without TLS leave this machine.",
     ),
 ]  # fmt: skip
+
+
+def _say_version(wanted: bool) -> None:  # noqa: FBT001 - how Typer calls it
+    if wanted:
+        typer.echo(f"framewatch {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and end.")
+]
 
 
 def run_command_line(app: typer.Typer, program: str, arguments: list[str] | None = None) -> int:

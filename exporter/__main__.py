@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from contract.command_line import AllowPlaintext, RegistryAddress, run_command_line
+from contract.command_line import AllowPlaintext, RegistryAddress, Version, run_command_line
 from contract.errors import ConfigError
 from contract.manifest import Precision, sign_bundle
 from contract.registry import Registry
@@ -28,7 +28,7 @@ Aliases = Annotated[
 
 
 @app.callback()
-def _set_up() -> None:
+def _set_up(*, _version: Version = False) -> None:
     # The libraries underneath announce each of their passes.
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.ERROR)

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from contract.command_line import AllowPlaintext, RegistryAddress, run_command_line
+from contract.command_line import AllowPlaintext, RegistryAddress, Version, run_command_line
 from contract.errors import ConfigError
 from contract.kafka_source import parse_time
 from contract.model_address import ModelAddress
@@ -39,7 +39,7 @@ ModelName = Annotated[str, typer.Argument(help="Of the registered model.")]
 
 
 @app.callback()
-def _set_up() -> None:
+def _set_up(*, _version: Version = False) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     # The client says in its own words what is raised in ours.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 
 from contract.clip import require_end
-from contract.command_line import run_command_line
+from contract.command_line import Version, run_command_line
 from contract.errors import ConfigError
 from contract.event import EventRuleChanges
 from contract.manifest import open_bundle
@@ -38,6 +38,11 @@ ProviderName = Annotated[str, typer.Option("--provider", help="auto, cuda or cpu
 Challenger = Annotated[Path | None, typer.Option(help="Bundle that scores the same frames and raises no alert.")]
 Source = Annotated[str, typer.Argument(help="Footage: video, folder, camera or kafka:// address; see docs.")]
 BundleFolder = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
+
+
+@app.callback()
+def _of_all(*, _version: Version = False) -> None:
+    pass
 
 
 @app.command()

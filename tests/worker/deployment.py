@@ -59,11 +59,12 @@ class Deployment:
         self.config.write_text(json.dumps(settings))
 
     @contextmanager
-    def worker(self):
+    def worker(self, home=ROOT):
+        """A worker of the modules in a folder."""
         self.started += 1
         with self.log.open("ab") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "worker", "run", "--config", str(self.config)], stderr=log, cwd=ROOT
+                [sys.executable, "-m", "worker", "run", "--config", str(self.config)], stderr=log, cwd=home
             )
         try:
             yield child
