@@ -279,6 +279,7 @@ def test_a_gpu_s_worker_replaces_the_old_one_and_asks_for_its_gpu():
     assert worker["strategy"]["rollingUpdate"]["maxSurge"] == 0
     for kind in ("requests", "limits"):
         assert container["resources"][kind]["nvidia.com/gpu"] == 1
+    assert container["image"].startswith("framewatch-worker-cuda:")
     assert "nvidia.com/gpu" not in str(one(rendered("minimal"), "Deployment", "demo-worker"))
 
 
