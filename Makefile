@@ -5,8 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 TOOLS := .cache/tools
+# Of vulnerabilities that do not concern the project: --ignore-vuln ID for each, with why and until when said here.
+AUDIT_IGNORED :=
 
-.PHONY: help install tools demo quality recall ablation bench bench-live bench-train profile faults soak fuzz gpu-check docs reference dist last-release test lint types imports unit lock clean
+.PHONY: help install tools demo quality recall ablation bench bench-live bench-train profile faults soak fuzz gpu-check docs reference dist last-release audit test lint types imports unit lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -82,6 +84,9 @@ last-release: dist  ## keep this version's wheel as the one that the tests of an
 	rm -f tests/deploy/releases/*.whl
 	cp dist/*.whl tests/deploy/releases/
 	cd tests/deploy/releases && sha256sum *.whl > SHA256SUMS
+
+audit: $(STAMP)  ## look for known vulnerabilities in what the lock pins; one that cannot be looked up is an error
+	$(BIN)/pip-audit --strict --progress-spinner off --no-deps --disable-pip --requirement requirements.lock $(AUDIT_IGNORED)
 
 test: lint types imports unit  ## linters, types, import contracts, unit and integration tests
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import contract
 from tests.deploy import last_release
 from tests.deploy.narrowed import narrowed
 
 ROOT = Path(__file__).resolve().parents[2]
+UPGRADING = ROOT / "docs" / "upgrading.md"
 RECORDS = ("alert", "camera", "model_changed", "feedback")
 FILES = {
     "worker": "worker.settings:WorkerSettings",
@@ -39,6 +41,11 @@ def before(tmp_path_factory):
     return json.loads(last_release.run(last_release.install(tmp_path_factory.mktemp("last")), "-c", WRITE_SCHEMAS))
 
 
+def schema_now(file):
+    module, _, model = FILES[file].partition(":")
+    return getattr(importlib.import_module(module), model).model_json_schema()
+
+
 @pytest.mark.parametrize("record", RECORDS)
 def test_a_record_that_the_last_release_wrote_fits_the_schema(before, record):
     new = json.loads((ROOT / "docs" / "schemas" / f"{record}.v1.json").read_text())
@@ -47,8 +54,36 @@ def test_a_record_that_the_last_release_wrote_fits_the_schema(before, record):
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_file_that_the_last_release_took_is_taken(before, file):
-    module, _, model = FILES[file].partition(":")
-    assert narrowed(before[file], getattr(importlib.import_module(module), model).model_json_schema()) == []
+    assert narrowed(before[file], schema_now(file)) == []
+
+
+def added(old, new):
+    """Names that may stand in a file now and could not before; of a new group its own name alone."""
+    groups = [(new, old)]
+    groups += [
+        (new["$defs"][name], old["$defs"][name]) for name in set(new.get("$defs", {})) & set(old.get("$defs", {}))
+    ]
+    return {
+        name for now, before in groups for name in set(now.get("properties", {})) - set(before.get("properties", {}))
+    }
+
+
+def unnamed(names, upgrading):
+    [section] = [one for one in upgrading.split("\n## ") if one.startswith(f"{contract.__version__}\n")]
+    return {name for name in names if f"`{name}`" not in section}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_what_the_last_release_would_refuse_is_named_for_who_goes_back(before, file):
+    assert unnamed(added(before[file], schema_now(file)), UPGRADING.read_text()) == set()
+
+
+def test_a_name_that_is_added_is_found():
+    old, new = copy.deepcopy(OLD), copy.deepcopy(OLD)
+    new["properties"]["until_ms"] = new["$defs"]["Box"]["properties"]["y"] = {"type": "integer"}
+    new["$defs"]["Circle"] = {"properties": {"radius": {"type": "number"}}}
+    assert added(old, new) == {"until_ms", "y"}
+    assert unnamed({"until_ms", "y"}, f"# Upgrading\n\n## {contract.__version__}\n\nAdds `y`.\n") == {"until_ms"}
 
 
 OLD = {
