@@ -72,8 +72,8 @@ def licence(name: str) -> str:
         return str(said["License-Expression"])
     text = str(said["License"] or "").strip()
     classified = [one.rpartition(" :: ")[2] for one in said.get_all("Classifier", []) if one.startswith("License ::")]
-    for words in (text, *classified):
-        spdx = _WORDS.get(words.lower(), words)
+    for words in map(str, (text, *classified)):
+        spdx: str = _WORDS.get(words.lower(), words)
         if spdx in _PERMISSIVE or spdx in _WORDS.values():
             return spdx
     return _UNSAID.get(name) or f"unknown: {text[:40] or 'nothing is said'}"
