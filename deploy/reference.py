@@ -23,6 +23,7 @@ import trainer.__main__
 import worker.__main__
 from contract.command_line import DONE, FAILED, INTERRUPTED, MISTAKE, run_command_line
 from contract.settings import ENV_PREFIX
+from deploy import licences
 from deploy.measured import table
 from deploy.reference_fields import Group, field_table, groups, plain
 from trainer.retrain_settings import RetrainSettings
@@ -198,6 +199,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "metrics.md": metrics,
     "records.md": records,
     "exit-codes.md": exit_codes,
+    "licences.md": licences.page,
 }
 
 
