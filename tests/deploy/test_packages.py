@@ -96,3 +96,31 @@ def test_the_wheel_alone_gives_the_three_commands(built, tmp_path):
             check=False,
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (0, f"framewatch {contract.__version__}\n"), (command, done.stderr)
+
+
+def test_the_worker_installs_by_its_lock_and_runs_without_the_trainer_s_libraries(built, tiny_bundle, tmp_path):
+    home = tmp_path / "worker"
+    python, lock = home / "bin" / "python", ROOT / "deploy" / "images" / "worker-cpu.lock"
+    uv = [sys.executable, "-m", "uv"]
+    environment = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+
+    def run(*command):
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    for command in (
+        ["venv", "--quiet", "--python", sys.executable, str(home)],
+        ["pip", "sync", "--quiet", "--python", str(python), "--require-hashes", str(lock)],
+        ["pip", "install", "--quiet", "--python", str(python), "--no-deps", "--no-index", str(built[0])],
+    ):
+        done = run(*uv, *command)
+        assert done.returncode == 0, done.stderr
+    for library in ("torch", "onnx", "lightning_fabric", "sklearn"):
+        assert "ModuleNotFoundError" in run(python, "-c", f"import {library}").stderr, library
+    (tmp_path / "bad.yaml").write_text("bundel: x\n")
+    wrong = run(home / "bin" / "worker", "check", "--config", "bad.yaml")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "bad.yaml" in wrong.stderr
+    arguments = [str(tiny_bundle.bundle), str(tiny_bundle.footage), "--out", "scores.csv", "--provider", "cpu"]
+    done = run(home / "bin" / "worker", "score", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 61
