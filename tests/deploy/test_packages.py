@@ -11,6 +11,7 @@ import pytest
 from packaging.metadata import Metadata
 
 import contract
+from tests.footage import tiny_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"contract", "exporter", "trainer", "worker"}
@@ -98,29 +99,49 @@ def test_the_wheel_alone_gives_the_three_commands(built, tmp_path):
         assert (done.returncode, done.stdout) == (0, f"framewatch {contract.__version__}\n"), (command, done.stderr)
 
 
-def test_the_worker_installs_by_its_lock_and_runs_without_the_trainer_s_libraries(built, tiny_bundle, tmp_path):
-    home = tmp_path / "worker"
-    python, lock = home / "bin" / "python", ROOT / "deploy" / "images" / "worker-cpu.lock"
-    uv = [sys.executable, "-m", "uv"]
+@pytest.fixture
+def clean(tmp_path):
+    """What installs a wheel by an image's lock where there is nothing else, and what runs a command of it."""
+    home = tmp_path / "clean"
     environment = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "VIRTUAL_ENV"}}
 
     def run(*command):
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
-    for command in (
-        ["venv", "--quiet", "--python", sys.executable, str(home)],
-        ["pip", "sync", "--quiet", "--python", str(python), "--require-hashes", str(lock)],
-        ["pip", "install", "--quiet", "--python", str(python), "--no-deps", "--no-index", str(built[0])],
-    ):
-        done = run(*uv, *command)
-        assert done.returncode == 0, done.stderr
+    def install(image, wheel):
+        uv, python = [sys.executable, "-m", "uv"], str(home / "bin" / "python")
+        lock = str(ROOT / "deploy" / "images" / f"{image}.lock")
+        for command in (
+            ["venv", "--quiet", "--python", sys.executable, str(home)],
+            ["pip", "sync", "--quiet", "--python", python, "--require-hashes", lock],
+            ["pip", "install", "--quiet", "--python", python, "--no-deps", "--no-index", str(wheel)],
+        ):
+            done = run(*uv, *command)
+            assert done.returncode == 0, done.stderr
+        return lambda command, *arguments: run(home / "bin" / command, *map(str, arguments))
+
+    return install
+
+
+def test_the_worker_installs_by_its_lock_and_runs_without_the_trainer_s_libraries(built, clean, tiny_bundle, tmp_path):
+    run = clean("worker-cpu", built[0])
     for library in ("torch", "onnx", "lightning_fabric", "sklearn"):
-        assert "ModuleNotFoundError" in run(python, "-c", f"import {library}").stderr, library
+        assert "ModuleNotFoundError" in run("python", "-c", f"import {library}").stderr, library
     (tmp_path / "bad.yaml").write_text("bundel: x\n")
-    wrong = run(home / "bin" / "worker", "check", "--config", "bad.yaml")
+    wrong = run("worker", "check", "--config", "bad.yaml")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "bad.yaml" in wrong.stderr
-    arguments = [str(tiny_bundle.bundle), str(tiny_bundle.footage), "--out", "scores.csv", "--provider", "cpu"]
-    done = run(home / "bin" / "worker", "score", *arguments)
+    done = run("worker", "score", tiny_bundle.bundle, tiny_bundle.footage, "--out", "scores.csv", "--provider", "cpu")
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 61
+
+
+def test_the_trainer_installs_by_its_lock_fits_and_exports(unpacked, clean, tiny_bundle, tmp_path):
+    build(unpacked, tmp_path / "again", "--target", "wheel")
+    run = clean("trainer", next((tmp_path / "again").glob("*.whl")))
+    (tmp_path / "fit.yaml").write_text(tiny_settings(epochs=1).model_dump_json())
+    done = run("trainer", "fit", tiny_bundle.footage, "--out", "run", "--config", "fit.yaml")
+    assert done.returncode == 0, done.stderr
+    done = run("exporter", "build", "run", "--out", "bundle")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "bundle" / "detector.onnx").is_file()
