@@ -150,6 +150,7 @@ def test_a_wrong_type_deep_in_a_pod_is_seen():
         ("worker.settings.http.port=80", "http.port"),
         ("worker.settings.kafka.group_instance_id=one", "group_instance_id"),
         ("worker.bundlesImage=bundles:1", "/models"),
+        ("worker.extraEnv[0].name=FRAMEWATCH_STOP_SECONDS", "worker.extraEnv"),
         ("keda.maxReplicas=5", "4 partitions"),
         ("kafka.settings.sasl_mechanism=OAUTHBEARER", "keda.authentication"),
         ("kafka.settings.sasl_mechanism=PLAIN", "kafka.usernameKey"),
