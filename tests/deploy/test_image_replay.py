@@ -12,6 +12,7 @@ import pytest
 
 from tests.tools import tool
 from tests.worker.conftest import deployment  # noqa: F401
+from tests.worker.console.deployment import ConsoleDeployment
 from tests.worker.deployment import frames_of, terminate, wait_until
 
 IMAGES = Path(__file__).resolve().parents[2] / "deploy" / "images"
@@ -87,11 +88,24 @@ def test_a_worker_s_image_runs_unprivileged_on_a_root_that_is_read_only(deployme
         assert terminate(worker) == 0
 
 
-def test_a_console_s_image_answers(tmp_path):
-    log = tmp_path / "console.log"
-    with running(log, tmp_path, "console", "--", "--help") as console:
-        out = console.wait(600)
-    assert out == 0, log.read_text()[-3000:]
+@pytest.mark.broker
+def test_a_console_s_image_answers(broker, tmp_path):
+    deployed = ConsoleDeployment(broker, tmp_path, "image")
+    settings = tmp_path / "settings"
+    settings.mkdir()
+    # Its own folder would be a volume; here all but /tmp is read-only.
+    (settings / "console.yaml").write_text(json.dumps(deployed.settings | {"database": "/tmp/console.sqlite"}))
+    volume = f"{readable(settings)}:/etc/framewatch"
+    arguments = ("console", "--volume", volume, "--", "--config", "/etc/framewatch/console.yaml")
+    with running(deployed.log, tmp_path, *arguments) as console:
+        wait_until(lambda: console.poll() is not None or '"address"' in deployed.log.read_text(), 600)
+        assert console.poll() is None, deployed.log.read_text()[-3000:]
+        line = next(line for line in deployed.log.read_text().splitlines() if '"address"' in line)
+        deployed.address = json.loads(line)["address"].rstrip("/")
+        wait_until(lambda: b"ok" in deployed.get("/livez"))
+        assert b"<title>" in deployed.get("/")
+        assert status_of(console)["Uid"] == ["10001"] * 4
+        assert terminate(console) == 0
 
 
 def test_a_step_that_forgets_a_part_fails(tmp_path):
