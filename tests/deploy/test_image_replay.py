@@ -108,6 +108,13 @@ def test_a_console_s_image_answers(broker, tmp_path):
         assert terminate(console) == 0
 
 
+@pytest.mark.parametrize("image", ["worker-cuda", "trainer"])
+def test_the_larger_images_are_made_too_and_their_command_starts(image, tmp_path):
+    log = tmp_path / "log"
+    with running(log, tmp_path, image, "--", "--version") as child:
+        assert child.wait(800) == 0, log.read_text()[-3000:]
+
+
 def test_a_step_that_forgets_a_part_fails(tmp_path):
     folder = tmp_path / "deploy" / "images"
     folder.mkdir(parents=True)
