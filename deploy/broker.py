@@ -456,7 +456,7 @@ class LocalBroker:
         Raises:
             BrokerError: It was not started, or was stopped.
         """
-        return f"{_HOST}:{self._known_ports()[0]}"
+        return f"{_HOST}:{self._port_of('CLIENTS')}"
 
     @property
     def proxied_servers(self) -> str:
@@ -467,7 +467,7 @@ class LocalBroker:
         """
         if self._proxy_port is None:
             raise BrokerError("this broker was made without proxy_port, so it has no listener for a proxy")
-        return f"{_HOST}:{self._known_ports()[2]}"
+        return f"{_HOST}:{self._port_of('PROXIED')}"
 
     @property
     def secured_servers(self) -> str:
@@ -478,7 +478,7 @@ class LocalBroker:
         """
         if self._secured is None:
             raise BrokerError("this broker was made without secured, so it has no listener for users")
-        return f"localhost:{self._known_ports()[-1]}"
+        return f"localhost:{self._port_of('SECURED')}"
 
     @property
     def outside_servers(self) -> str:
@@ -489,7 +489,7 @@ class LocalBroker:
         """
         if self._outside is None:
             raise BrokerError("this broker was made without outside, so it listens on loopback alone")
-        return f"{self._outside[1]}:{self._known_ports()[2 + (self._proxy_port is not None)]}"
+        return f"{self._outside[1]}:{self._port_of('OUTSIDE')}"
 
     @property
     def pid(self) -> int:
@@ -601,6 +601,15 @@ class LocalBroker:
         """
         self._running().send(signal.SIGCONT)
 
+    @property
+    def _listener_names(self) -> list[str]:
+        """In the order of their ports."""
+        further = {"PROXIED": self._proxy_port, "OUTSIDE": self._outside, "SECURED": self._secured}
+        return ["CLIENTS", "CONTROLLER", *(name for name, wanted in further.items() if wanted is not None)]
+
+    def _port_of(self, listener: str) -> int:
+        return dict(zip(self._listener_names, self._known_ports(), strict=True))[listener]
+
     def _known_ports(self) -> list[int]:
         if not self._ports:
             raise BrokerError("this broker was not started, or was stopped")
@@ -643,8 +652,7 @@ class LocalBroker:
                 time.sleep(0.1)
 
     def _choose_ports(self) -> None:
-        count = 2 + sum(further is not None for further in (self._proxy_port, self._outside, self._secured))
-        self._ports = free_ports(count)
+        self._ports = free_ports(len(self._listener_names))
         if self._wanted_port is None:
             return
         refusal = _refusal(self._wanted_port)
@@ -680,16 +688,16 @@ class LocalBroker:
         return [_java(), *options, *settings, "-cp", f"{jars}/*", *arguments]
 
     def _properties(self) -> dict[str, str]:
-        port, controller_port, *rest = self._known_ports()
-        listeners = {"CLIENTS": (_HOST, port, f"{_HOST}:{port}")}
+        controller_port = self._port_of("CONTROLLER")
+        listeners = {"CLIENTS": (_HOST, self.bootstrap_servers)}
         secured: dict[str, str] = {}
         protocols = {}
         if self._proxy_port is not None:
-            listeners["PROXIED"] = (_HOST, rest[0], f"{_HOST}:{self._proxy_port}")
+            listeners["PROXIED"] = (_HOST, f"{_HOST}:{self._proxy_port}")
         if self._outside is not None:
-            listeners["OUTSIDE"] = (self._outside[0], rest[-1 - (self._secured is not None)], self.outside_servers)
+            listeners["OUTSIDE"] = (self._outside[0], self.outside_servers)
         if self._secured is not None:
-            listeners["SECURED"] = (_HOST, rest[-1], self.secured_servers)
+            listeners["SECURED"] = (_HOST, self.secured_servers)
             secured, protocols = self._secured.properties("SECURED"), {"SECURED": "SASL_SSL"}
         properties: dict[str, str | int | float | bool] = {
             "process.roles": "broker,controller",
@@ -700,9 +708,9 @@ class LocalBroker:
             "inter.broker.listener.name": "CLIENTS",
             "listeners": ",".join(
                 [f"CONTROLLER://{_HOST}:{controller_port}"]
-                + [f"{name}://{host}:{bound}" for name, (host, bound, _) in listeners.items()]
+                + [f"{name}://{host}:{self._port_of(name)}" for name, (host, _) in listeners.items()]
             ),
-            "advertised.listeners": ",".join(f"{name}://{told}" for name, (_, _, told) in listeners.items()),
+            "advertised.listeners": ",".join(f"{name}://{told}" for name, (_, told) in listeners.items()),
             "listener.security.protocol.map": ",".join(
                 f"{name}:{protocols.get(name, 'PLAINTEXT')}" for name in ("CONTROLLER", *listeners)
             ),
@@ -746,7 +754,7 @@ class LocalBroker:
 
     def _wait_until_ready(self, server: _Server, cluster_id: str) -> None:
         deadline = time.monotonic() + self._start_timeout_seconds
-        port = self._known_ports()[0]
+        port = self._port_of("CLIENTS")
         while time.monotonic() < deadline:
             if server.exit_status is not None:
                 raise self._failure(f"Kafka ended with status {server.exit_status} while it started")

@@ -38,7 +38,23 @@ class InUse(NamedTuple):
     digest: str
 
 
+class _Said(NamedTuple):
+    """What the registry last said of an address.
+
+    Attributes:
+        found: The version.
+        folder: Where its bundle lies, once it was downloaded.
+        registry: Which one said it.
+    """
+
+    found: RegisteredModel
+    folder: Path
+    registry: str
+
+
 _NONE: Final = InUse(0, "")
+_NO_ANSWER: Final = (ValueError, LookupError, TypeError, AttributeError)
+"""What a file that is missing, damaged or of another form raises."""
 
 
 class Models:
@@ -184,12 +200,10 @@ class Models:
 
     def _as_last_said(self, address: ModelAddress, public_key: Path | None, error: RegistryUnavailableError) -> Path:
         try:
-            said = json.loads(_read(self._answer_file(address)))
-            found = RegisteredModel(address.name, said["version"], said["digest"], (), {}, {})
-            folder = cached_folder(self._cache, found)
-            is_of_it = said["registry"] == str(self._registry)
-        except (ValueError, LookupError, TypeError, AttributeError):
+            found, folder, said_by = self._last_said(address.name, self._answer_file(address))
+        except _NO_ANSWER:
             raise error from None
+        is_of_it = said_by == str(self._registry)
         if is_of_it and InUse(found.version, found.digest) == _NONE:
             self._say_silent(error)
             self._in_use[str(address)] = _NONE
@@ -205,11 +219,15 @@ class Models:
         """Folders that a start without the registry would take."""
         folders = []
         for file in (self._cache / name).glob("*.json"):
-            with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
-                said = json.loads(_read(file))
-                found = RegisteredModel(name, said["version"], said["digest"], (), {}, {})
-                folders.append(cached_folder(self._cache, found))
+            with contextlib.suppress(*_NO_ANSWER):
+                folders.append(self._last_said(name, file).folder)
         return frozenset(folders)
+
+    def _last_said(self, name: str, file: Path) -> _Said:
+        """Read what `_note` wrote; raises one of `_NO_ANSWER` where it is no such file."""
+        said = json.loads(_read(file))
+        found = RegisteredModel(name, said["version"], said["digest"], (), {}, {})
+        return _Said(found, cached_folder(self._cache, found), said["registry"])
 
     def _answer_file(self, address: ModelAddress) -> Path:
         called = f"@{address.alias}" if address.alias is not None else str(address.version)

@@ -7,7 +7,6 @@ import ctypes
 import json
 import os
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from deploy.broker import LocalBroker
 from tests.tools import tool
-from tests.worker.deployment import ROOT, Deployment, frames_of, terminate, wait_until
+from tests.worker.deployment import Deployment, frames_of, terminate, wait_until
 
 CLONE_NEWNET = 0x40000000
 BROKER_ADDRESS, WORKER_ADDRESS = "10.77.0.1", "10.77.0.2"
@@ -94,19 +93,6 @@ class Remote(Deployment):
 
     namespace = ""
 
-    @contextmanager
-    def worker(self):
-        command = [tool("ip"), "netns", "exec", f"{self.namespace}-worker", sys.executable, "-m", "worker", "run"]
-        with self.log.open("ab") as log:
-            child = subprocess.Popen([*command, "--config", str(self.config)], stderr=log, cwd=ROOT)
-        self.started += 1
-        try:
-            yield child
-        finally:
-            if child.poll() is None:
-                child.kill()
-            child.wait()
-
     def status(self, path):
         with joined(f"{self.namespace}-worker"):
             return super().status(path)
@@ -120,6 +106,7 @@ def remote(cable, tmp_path, tiny_bundle):
     ):
         deployment = Remote(broker, tmp_path, tiny_bundle.bundle, "cut")
         deployment.namespace = cable
+        deployment.within = (tool("ip"), "netns", "exec", f"{cable}-worker")
         deployment.set(kafka={"bootstrap_servers": broker.outside_servers, "allow_plaintext": True})
         yield deployment
 

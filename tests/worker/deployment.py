@@ -20,7 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Deployment:
-    """Topics of one test, and the worker's settings for them."""
+    """Topics of one test, and the worker's settings for them.
+
+    Attributes:
+        within: Command that runs the workers somewhere else.
+    """
+
+    within = ()
 
     def set(self, kafka=None, **settings):
         """Change settings of the workers that are started from now on."""
@@ -64,7 +70,9 @@ class Deployment:
         self.started += 1
         with self.log.open("ab") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "worker", "run", "--config", str(self.config)], stderr=log, cwd=home
+                [*self.within, sys.executable, "-m", "worker", "run", "--config", str(self.config)],
+                stderr=log,
+                cwd=home,
             )
         try:
             yield child

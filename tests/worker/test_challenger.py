@@ -503,10 +503,9 @@ def test_a_reload_brings_and_removes_a_challenger_between_two_batches():
 
 def test_a_replay_gives_its_scores_of_the_range_alone():
     records = [record(i) for i in range(20)]
-    made = make(records)
+    made = make(records, replay=Replay({TopicPartition("frames", 0): Stretch(0, 7, 30)}))
     profile = challenged(plain(), long())
     made.engine.use(lambda _camera, _at: profile)
-    made.loop._replay = Replay({TopicPartition("frames", 0): Stretch(0, 7, 30)})
     made.loop.run()
     assert [json.loads(value)["offset"] for value in made.values[CHALLENGER_SCORES]] == list(range(7, 20))
 

@@ -359,8 +359,8 @@ def test_a_stretch_that_was_read_is_read_again_where_it_came_back_unfinished(mon
 
 def test_frames_before_a_range_are_followed_and_not_told_of():
     records = [record(i) for i in range(6)] + [record(i, BRIGHT) for i in range(6, 20)] + [record(20, value=b"no")]
-    live, past = make(records), make(records)
-    past.loop._replay = past_replay = Replay({TopicPartition("frames", 0): Stretch(0, 7, 30)})
+    past_replay = Replay({TopicPartition("frames", 0): Stretch(0, 7, 30)})
+    live, past = make(records), make(records, replay=past_replay)
     for made in (live, past):
         made.loop.run()
     told = [read_alert(value) for value in live.values["alerts"]]
@@ -386,8 +386,8 @@ def test_the_delay_of_frames_of_the_past_is_not_observed():
 
 
 def test_what_an_aborted_transaction_has_done_again_is_counted_once():
-    made = make([record(i) for i in range(10)] + [record(10, value=b"no")], fails=[1])
-    made.loop._replay = past = Replay({TopicPartition("frames", 0): Stretch(0, 0, 11)})
+    past = Replay({TopicPartition("frames", 0): Stretch(0, 0, 11)})
+    made = make([record(i) for i in range(10)] + [record(10, value=b"no")], fails=[1], replay=past)
     made.loop.run()
     assert made.metrics.registry.get_sample_value("framewatch_transactions_aborted_total") == 1
     assert past.summary(KafkaSettings()).startswith("stopped before the end of the range: 11 frames, 0 events")
