@@ -13,6 +13,13 @@ def test_every_library_of_an_image_has_a_licence_that_is_allowed():
     assert refused({name: licence(name) for name in held}) == []
 
 
+def test_a_licence_is_read_where_another_library_answers_for_the_standard_one():
+    # Once imported, it takes the place of importlib.metadata's finders, and raises where that says nothing.
+    importlib_metadata = pytest.importorskip("importlib_metadata")
+    unsaid = next(name for name in libraries() if "License-Expression" not in importlib_metadata.metadata(name))
+    assert licence(unsaid)
+
+
 def test_the_worker_and_the_console_hold_nothing_of_nvidia_s_without_a_gpu():
     proprietary = {name for name in libraries() if "NVIDIA" in licence(name)}
     assert len(proprietary) > 5

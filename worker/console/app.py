@@ -197,10 +197,12 @@ def _add_live(app: FastAPI, parts: Parts) -> None:
 
     @app.get("/api/live", response_class=EventSourceResponse, dependencies=[Depends(room)])
     async def live() -> AsyncIterator[ServerSentEvent]:
-        # So that a page knows at once that it is heard.
-        yield ServerSentEvent(event="hello", data=None, raw_data="1", retry=2_000)
-        async for told in parts.hub.listen():
-            yield ServerSentEvent(event=told.name, data=told.data if told.data is not None else 0)
+        with parts.hub.listen() as news:
+            # What changes after a page knows that it is heard, it hears.
+            yield ServerSentEvent(event="hello", data=None, raw_data="1", retry=2_000)
+            while True:
+                told = await news.get()
+                yield ServerSentEvent(event=told.name, data=told.data if told.data is not None else 0)
 
 
 def _found(held: _T | None) -> _T:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 MAX_LISTENERS: Final = 200
@@ -47,14 +47,14 @@ class Hub:
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(_put, queue, Told(name, data))
 
-    async def listen(self) -> AsyncIterator[Told]:
-        """News from now on, for ever."""
+    @contextlib.contextmanager
+    def listen(self) -> Iterator["asyncio.Queue[Told]"]:
+        """Queue the news from now on, as long as the block runs."""
         queue: asyncio.Queue[Told] = asyncio.Queue(_MAX_WAITING)
         with self._lock:
             self._listeners[queue] = asyncio.get_running_loop()
         try:
-            while True:
-                yield await queue.get()
+            yield queue
         finally:
             with self._lock:
                 del self._listeners[queue]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from importlib import resources
 
 import pytest
@@ -101,10 +102,30 @@ def test_an_alert_appears_within_two_seconds_of_its_record(page, deployment):
     assert page.locator("#events li a").first.get_attribute("href").endswith(event_id(4))
 
 
+@pytest.mark.parametrize("answer", ["events", "notices", "timeline"])
+def test_news_outlive_an_older_answer(page, deployment, answer):
+    def answer_late(route):
+        old = route.fetch()
+        assert old.json() == []
+        deployment.send("alerts", anomaly(1, at_ms=deployment.now), health("yard"))
+        wait_until(lambda: deployment.events() and deployment.get("/api/notices"))
+        # The news of it, which nothing but the page can see.
+        time.sleep(0.5)
+        route.fulfill(response=old)
+
+    page.route(f"**/api/{answer}*", answer_late, times=1)
+    with page.expect_request_finished(lambda request: request.url.split("?")[0].endswith(f"/api/{answer}")):
+        page.reload()
+    page.wait_for_timeout(500)
+    expect(row(page, 1)).to_be_visible()
+    expect(page.locator("#notices")).to_contain_text("yard")
+    expect(page.locator("#timeline-rows .bar")).to_have_count(1)
+
+
 def test_the_heat_map_lies_over_the_snapshot_as_the_slider_says(page, deployment):
     alert = anomaly(1, snapshot=picture(jpeg(90, 160, 200)), heat_map=picture(jpeg(48, 64, 5)))
     opened(page, deployment, alert)
-    page.wait_for_function("[...document.querySelectorAll('.picture img')].every(one => one.naturalWidth > 0)")
+    wait_until(lambda: page.evaluate("[...document.querySelectorAll('.picture img')].every(one => one.naturalWidth)"))
     snapshot, heat = (page.locator(f".picture img{one}").bounding_box() for one in (":first-child", "#heat"))
     assert snapshot == heat
     assert snapshot["width"] / snapshot["height"] == pytest.approx(160 / 90, rel=0.02)
@@ -112,7 +133,7 @@ def test_the_heat_map_lies_over_the_snapshot_as_the_slider_says(page, deployment
     page.locator("#heat-slider").fill("25")
     assert opacity(page) == pytest.approx(0.25)
     page.keyboard.press("m")
-    page.wait_for_function("getComputedStyle(document.getElementById('heat')).opacity === '0'")
+    wait_until(lambda: opacity(page) == 0)
     box = page.locator(".boxes rect").bounding_box()
     assert box["x"] - snapshot["x"] == pytest.approx(snapshot["width"] / 2, abs=4)
 

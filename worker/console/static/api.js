@@ -1,5 +1,7 @@
 // What the server is asked for and tells.
 
+import { take } from "./news.js";
+
 /** Ask for JSON; throws an Error whose message can be shown. */
 export async function get(path, parameters = {}) {
   const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
@@ -23,7 +25,7 @@ export function listen(handlers, onState) {
     if (source.readyState === EventSource.CLOSED) setTimeout(() => listen(handlers, onState), 5000);
   });
   for (const [name, handle] of Object.entries(handlers)) {
-    source.addEventListener(name, (event) => handle(JSON.parse(event.data)));
+    source.addEventListener(name, (event) => take(handle, JSON.parse(event.data)));
   }
 }
 

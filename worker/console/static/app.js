@@ -4,6 +4,7 @@ import { get, listen } from "./api.js";
 import { Detail } from "./detail.js";
 import { byId, el, fill } from "./dom.js";
 import { EventList } from "./list.js";
+import { during } from "./news.js";
 import { drawNotices, drawStatus } from "./side.js";
 import { Timeline } from "./timeline.js";
 
@@ -79,14 +80,14 @@ function takeStatus(told) {
   drawStatus(told, select.value, chooseCamera);
 }
 
-async function readAll() {
-  await Promise.all([
+function readAll() {
+  return during(() => Promise.all([
     list.load(readFilters()),
     timeline.load(),
     get("/api/status").then(takeStatus),
     get("/api/notices").then(drawNotices),
     shownEvent() && detail.show(shownEvent()),
-  ]);
+  ]));
 }
 
 function takeEvent(event) {

@@ -3,6 +3,7 @@
 import { get, pictureOf } from "./api.js";
 import { byId, el, fill } from "./dom.js";
 import { duration, moment, number, plural } from "./format.js";
+import { during } from "./news.js";
 
 const PAGE = 50;
 const MOST = 1000;
@@ -22,14 +23,16 @@ export class EventList {
   }
 
   /** Read the list anew by filters. */
-  async load(filters = this.filters) {
+  load(filters = this.filters) {
     this.filters = filters;
     const asked = ++this.asked;
-    const events = await get("/api/events", { ...filters, limit: PAGE });
-    if (asked !== this.asked) return;
-    this.events = events;
-    this.isWhole = events.length < PAGE;
-    this.draw();
+    return during(async () => {
+      const events = await get("/api/events", { ...filters, limit: PAGE });
+      if (asked !== this.asked) return;
+      this.events = events;
+      this.isWhole = events.length < PAGE;
+      this.draw();
+    });
   }
 
   /** Add what lies behind the last row. */
@@ -39,12 +42,14 @@ export class EventList {
     this.isAsking = true;
     const asked = this.asked;
     try {
-      const before = { before_ms: last.sorted_at_ms, before_id: last.event_id };
-      const events = await get("/api/events", { ...this.filters, ...before, limit: PAGE });
-      if (asked !== this.asked) return;
-      this.events.push(...events);
-      this.isWhole = events.length < PAGE;
-      this.draw();
+      await during(async () => {
+        const before = { before_ms: last.sorted_at_ms, before_id: last.event_id };
+        const events = await get("/api/events", { ...this.filters, ...before, limit: PAGE });
+        if (asked !== this.asked) return;
+        this.events.push(...events);
+        this.isWhole = events.length < PAGE;
+        this.draw();
+      });
     } finally {
       this.isAsking = false;
     }

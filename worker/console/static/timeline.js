@@ -4,6 +4,7 @@ import { get } from "./api.js";
 import { ticks } from "./chart.js";
 import { byId, el, fill, svg } from "./dom.js";
 import { plural, tick } from "./format.js";
+import { during } from "./news.js";
 
 const ROW = 20;
 const HOUR_MS = 3_600_000;
@@ -32,10 +33,12 @@ export class Timeline {
     this.load();
   }
 
-  async load() {
-    const now = Date.now();
-    this.bars = await get("/api/timeline", { from_ms: now - this.hours * HOUR_MS, to_ms: now + 60_000 });
-    this.draw();
+  load() {
+    return during(async () => {
+      const now = Date.now();
+      this.bars = await get("/api/timeline", { from_ms: now - this.hours * HOUR_MS, to_ms: now + 60_000 });
+      this.draw();
+    });
   }
 
   /** Take a new or changed event. */
