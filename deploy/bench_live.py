@@ -96,7 +96,7 @@ def bench_live(
                 str(count): {
                     "measured": told["frames_per_second"]
                     if count == 1
-                    else _group_rate(bundle, servers, count, backlog),
+                    else group_rate(bundle, servers, f"group-{count}", count, min(backlog, _GROUP_FRAMES)),
                     "simulated": simulate(costs, told["cores"], count).frames_per_second,
                 }
                 for count in _WORKERS
@@ -165,13 +165,12 @@ def _backlog_done(bundle: Path, broker: LocalBroker, backlog: int) -> dict[str, 
     }
 
 
-def _group_rate(bundle: Path, servers: str, count: int, backlog: int) -> float:
-    """Rate of several workers in one group, once all have partitions."""
-    frames = min(backlog, _GROUP_FRAMES)
+def group_rate(bundle: Path, servers: str, group: str, count: int, frames: int) -> float:
+    """Rate of several workers in one group on so many frames of the topic, once all have partitions, frames/s."""
     with ExitStack() as stack:
         running = [
             stack.enter_context(
-                WorkerProcess(OUT, _settings(bundle, servers, f"group-{count}", "frames", "scores"), f"worker-{number}")
+                WorkerProcess(OUT, _settings(bundle, servers, group, "frames", "scores"), f"worker-{number}")
             )
             for number in range(count)
         ]
