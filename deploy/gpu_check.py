@@ -110,6 +110,7 @@ def gpu_check(
     measured = [_measured(preset, precision) for preset in names for precision in PRECISIONS]
     training = {preset: measure_training(preset, _TRAINING_ROUNDS, steps) for preset in names}
     told = {
+        "date": time.strftime("%Y-%m-%d"),
         "device": _ask_driver("name,driver_version,memory.total"),
         "cores": cores_given(),
         "versions": {**versions(), "torch": version("torch")},
@@ -217,7 +218,7 @@ def page(
     """Write the figures as a page.
 
     Args:
-        told: ``device``, ``cores`` and ``versions``.
+        told: ``date``, ``device``, ``cores`` and ``versions``.
         measured: Of each model.
         groups: Of each group of workers.
         training: What `deploy.bench_train.measure` says, by preset.
@@ -247,7 +248,8 @@ def page(
         [
             "# On a GPU",
             "",
-            f"Written by `make gpu-check` on {told['device']}, with {told['cores']} cores; {say_versions(told)}.",
+            f"Written by `make gpu-check`, {told['date']}, on {told['device']}, with {told['cores']} cores;",
+            f"{say_versions(told)}.",
             "",
             f"The model alone, clips in memory, frames/s: on all cores in batches of {_CPU_BATCH}, and on CUDA by the",
             "batch's size. Scores and labels are compared with those of the same bundle on the CPU.",

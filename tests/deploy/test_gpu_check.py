@@ -36,7 +36,7 @@ def test_scores_and_labels_are_compared_and_every_batch_size_is_timed(monkeypatc
 
 def test_the_page_tells_the_device_and_each_row():
     rates = dict.fromkeys((1, 8, 32, 128, 512), 1000.0)
-    told = {"device": "A GPU, 1.0", "cores": 16, "versions": {"python": "3.11"}}
+    told = {"date": "2026-11-27", "device": "A GPU, 1.0", "cores": 16, "versions": {"python": "3.11"}}
     measured = [Measured("balanced", "fp32", 1e-6, 0, 200, rates), Measured("balanced", "fp16", 0.02, 1, 210, rates)]
     groups = [Group("balanced", 2, 1500.0, 12.0, 800.0)]
     training = {"best": {"batch": 64, "fit_steps_per_second": 30, "bare_steps_per_second": 40, "ratio": 0.75}}
