@@ -8,7 +8,7 @@ TOOLS := .cache/tools
 # Of vulnerabilities that do not concern the project: --ignore-vuln ID for each, with why and until when said here.
 AUDIT_IGNORED :=
 
-.PHONY: help install tools demo quality recall ablation bench bench-live bench-train profile faults soak fuzz gpu-check docs reference dist last-release audit test lint types imports unit lock clean
+.PHONY: help install tools demo quality recall ablation bench bench-live bench-train profile faults soak fuzz gpu-check docs reference monitoring dist last-release audit test lint types imports unit lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -75,6 +75,10 @@ docs: $(STAMP)  ## build the documentation's site in site/, links that lead nowh
 
 reference: $(STAMP)  ## write docs/reference from the code
 	@$(BIN)/python -m deploy.reference
+
+monitoring: $(STAMP)  ## write the Grafana dashboard from panels.yaml, and the chart's copies of it and of the alert rules
+	@$(BIN)/python -m deploy.dashboard
+	@cp deploy/prometheus/alerts.yaml deploy/grafana/dashboards/framewatch.json deploy/helm/framewatch/files/
 
 dist: $(STAMP)  ## build wheel and sdist into dist/, the same bytes for the same commit
 	rm -rf dist

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from typing import Final
+from urllib.parse import urlsplit
 
 _URL: Final = re.compile(r"(\s*[A-Za-z][A-Za-z0-9+.-]*://)(.*)", re.DOTALL)
 # Some cameras take their login as part of the path.
@@ -49,6 +50,16 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_open(address: str) -> bool:
+    """Whether what is spoken to an ``http`` address can be read beyond this machine.
+
+    Raises:
+        ValueError: It is no address.
+    """
+    url = urlsplit(address)
+    return url.scheme == "http" and not is_loopback(url.hostname or "")
 
 
 def _split_login(rest: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from contract.address import is_loopback, without_credentials
+from contract.address import is_open, without_credentials
 from contract.errors import ConfigError
 
 MODEL_NAME: Final = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
@@ -136,7 +136,7 @@ def _read_server(text: str, *, allow_plaintext: bool) -> str:
         raise ConfigError(f"registry {shown} is no address") from error
     if url.scheme not in _SERVER_SCHEMES or not host:
         raise ConfigError(f"registry {shown} is no folder, sqlite:///FILE, http:// or https:// address")
-    if url.scheme == "http" and not allow_plaintext and not is_loopback(host):
+    if not allow_plaintext and is_open(text):
         raise ConfigError(
             f"registry {shown} would be spoken to without TLS beyond this machine; use https, or allow it with "
             "registry_allow_plaintext"

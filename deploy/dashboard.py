@@ -1,4 +1,4 @@
-"""The Grafana dashboard: ``python -m deploy.dashboard`` makes ``dashboards/framewatch.json`` of ``panels.yaml``.
+"""The Grafana dashboard: ``make monitoring`` makes ``dashboards/framewatch.json`` of ``panels.yaml``.
 
 Grafana wants each panel's place, datasource and drawing said in full, some 2,600 lines. What there is to decide about
 a panel stands in ``deploy/grafana/panels.yaml``: title, unit, queries.

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from contract.address import is_loopback
+from contract.address import is_loopback, is_open
 from contract.drift import DriftRule
 from contract.event import EventRuleChanges
 from contract.frame import FrameLimits
@@ -181,11 +181,10 @@ class TracingSettings(FrozenModel):
 
     @model_validator(mode="after")
     def _is_private(self) -> Self:
-        url = urlsplit(self.endpoint or "")
-        if url.scheme == "http" and not is_loopback(url.hostname or "") and not self.allow_plaintext:
+        if self.endpoint is not None and is_open(self.endpoint) and not self.allow_plaintext:
             raise ValueError(
-                f"a connection to {url.hostname} without TLS shows others what cameras there are; name an https "
-                "endpoint, or set allow_plaintext to true"
+                f"a connection to {urlsplit(self.endpoint).hostname} without TLS shows others what cameras there are; "
+                "name an https endpoint, or set allow_plaintext to true"
             )
         return self
 

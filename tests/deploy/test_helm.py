@@ -332,8 +332,8 @@ def test_topics_are_those_of_the_local_broker(everything):
 def test_alerts_and_dashboard_are_those_of_the_repository(everything):
     alerts = (DEPLOY / "prometheus" / "alerts.yaml").read_text()
     dashboard = (DEPLOY / "grafana" / "dashboards" / "framewatch.json").read_text()
-    assert (CHART / "files" / "alerts.yaml").read_text() == alerts
-    assert (CHART / "files" / "framewatch.json").read_text() == dashboard
+    assert (CHART / "files" / "alerts.yaml").read_text() == alerts, "run: make monitoring"
+    assert (CHART / "files" / "framewatch.json").read_text() == dashboard, "run: make monitoring"
     base = "https://git.example/framewatch/"
     expected = yaml.safe_load(alerts.replace("docs/runbooks.md", f"{base}docs/runbooks.md"))
     assert one(everything, "PrometheusRule", "demo")["spec"] == expected

@@ -110,7 +110,7 @@ def test_a_runbook_and_its_alert_are_equally_grave():
 
 
 def test_the_dashboard_is_what_its_panels_make():
-    assert json.loads(DASHBOARD.read_text()) == build_dashboard(), "python -m deploy.dashboard writes it anew"
+    assert json.loads(DASHBOARD.read_text()) == build_dashboard(), "run: make monitoring"
 
 
 def test_no_panel_stands_on_another():
