@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,7 @@ from contract.manifest import Precision, open_bundle
 from contract.runtime import Detector, gpu_present
 from deploy.bench import OUT, fill_topic, fitted_bundle, room_clips, room_frames, say_versions, versions
 from deploy.bench_live import group_rate
+from deploy.bench_train import measure as measure_training
 from deploy.broker import STANDARD_TOPICS, LocalBroker, create_topics
 from deploy.measured import table
 from worker.cores import cores_given
@@ -97,9 +98,6 @@ def gpu_check(
     if not gpu_present():
         typer.echo("gpu-check skipped: this machine shows no NVIDIA device")
         return
-    # It needs torch.
-    from deploy.bench_train import measure as measure_training
-
     OUT.mkdir(exist_ok=True)
     names = presets.split(",")
     # First, so that the memory in use is the workers'.
@@ -107,7 +105,7 @@ def gpu_check(
         create_topics(broker, STANDARD_TOPICS)
         fill_topic(broker.bootstrap_servers, room_frames(), frames)
         groups = [_group(preset, count, broker, frames) for preset in names for count in GROUPS]
-    measured = [_measured(preset, precision) for preset in names for precision in PRECISIONS]
+    measured = [one for preset in names for one in _measured(preset)]
     training = {preset: measure_training(preset, _TRAINING_ROUNDS, steps) for preset in names}
     told = {
         "date": time.strftime("%Y-%m-%d"),
@@ -115,19 +113,22 @@ def gpu_check(
         "cores": cores_given(),
         "versions": {**versions(), "torch": version("torch")},
     }
-    PAGE.write_text(page(told, measured, groups, training), encoding="utf-8")
-    typer.echo(PAGE.read_text(encoding="utf-8"))
+    text = page(told, measured, groups, training)
+    PAGE.write_text(text, encoding="utf-8")
+    typer.echo(text)
 
 
-def _measured(preset: str, precision: Precision) -> Measured:
-    folder = fitted_bundle(preset, precision)
-    bundle = open_bundle(folder)
-    clips = room_clips(bundle.manifest, _CLIPS)
-    told = measure(preset, Detector(bundle, "cuda"), Detector(bundle, "cpu"), clips)
-    _console.print(told, highlight=False)
-    if told.apart > _MOST_APART[precision]:
-        raise FramewatchError(f"{precision} scores on CUDA and CPU are {told.apart:.3g} apart; see {folder}")
-    return told
+def _measured(preset: str) -> Iterator[Measured]:
+    bundles = [open_bundle(fitted_bundle(preset, precision)) for precision in PRECISIONS]
+    clips = room_clips(bundles[0].manifest, _CLIPS)
+    for bundle in bundles:
+        told = measure(preset, Detector(bundle, "cuda"), Detector(bundle, "cpu"), clips)
+        _console.print(told, highlight=False)
+        if told.apart > _MOST_APART[told.precision]:
+            raise FramewatchError(
+                f"{told.precision} scores on CUDA and CPU are {told.apart:.3g} apart; see {bundle.folder}"
+            )
+        yield told
 
 
 def _group(preset: str, count: int, broker: LocalBroker, frames: int) -> Group:

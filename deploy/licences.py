@@ -68,10 +68,10 @@ def licence(name: str) -> str:
         said = metadata(name)
     except PackageNotFoundError as error:
         raise ConfigError(f"{name} is in an image's lock and not installed; make install") from error
-    # Not by `said[...]`: importlib_metadata, where it is imported, answers for the standard library, and raises.
-    for expression in said.get_all("License-Expression", []):
-        return str(expression)
-    text = " ".join(said.get_all("License", [])).strip()
+    # Looked for first: importlib_metadata, where it is imported, answers for the standard library, and raises.
+    if "License-Expression" in said:
+        return str(said["License-Expression"])
+    text = str(said["License"]).strip() if "License" in said else ""
     classified = [one.rpartition(" :: ")[2] for one in said.get_all("Classifier", []) if one.startswith("License ::")]
     for words in map(str, (text, *classified)):
         spdx: str = _WORDS.get(words.lower(), words)
